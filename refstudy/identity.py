@@ -1,7 +1,8 @@
 """The identity of a recipe: the hash of its canonical JSON.
 
 Invariant: two recipes share an id exactly when they promise the same result. Nested recipes stand in the JSON by their own ids;
-fields marked `execution_only` stand outside it. What cannot be serialised is refused, never passed through `str`.
+fields marked `execution_only` stand outside it, and those marked `added_later` while they have the value that all results had
+before there was a choice. What cannot be serialised is refused, never passed through `str`.
 """
 
 import dataclasses
@@ -20,6 +21,12 @@ ID_LENGTH = 16
 def execution_only(reason: str, **field_options: Any) -> Any:
     """A dataclass field that decides where or how fast a result is made, never what it is; `reason` says why."""
     return dataclasses.field(metadata={"execution_only": reason}, compare=False, **field_options)
+
+
+def added_later(default: Any) -> Any:
+    """A dataclass field that its kind gained after results existed; with `default`, which tells how these were made, the id is
+    the one that they have."""
+    return dataclasses.field(metadata={"added_later": True}, default=default)
 
 
 def fingerprint(recipe: Any) -> str:
@@ -75,8 +82,14 @@ def _fields(value: Any, path: str, told: set[str] | None = None) -> dict[str, An
     return {
         field.name: _encode(getattr(value, field.name), f"{path}.{field.name}", told)
         for field in dataclasses.fields(value)
-        if "execution_only" not in field.metadata
+        if _stands(field, getattr(value, field.name))
     }
+
+
+def _stands(field: Any, value: Any) -> bool:
+    """Whether a field is part of the identity with this value."""
+    unchosen = "added_later" in field.metadata and value == field.default
+    return "execution_only" not in field.metadata and not unchosen
 
 
 def _encode(value: Any, path: str, told: set[str] | None) -> Any:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from refstudy import identity
 from refstudy.errors import IdentityError
-from refstudy.identity import canonical, describe, execution_only, fingerprint
+from refstudy.identity import added_later, canonical, describe, execution_only, fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,21 @@ def test_fingerprint_of_a_changed_inner_recipe_changes() -> None:
 
 def test_fingerprint_ignores_execution_only_fields() -> None:
     assert fingerprint(Outer(inner=1, where="/a")) == fingerprint(Outer(inner=1, where="/b"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    """`Inner` as it may look a year later."""
+
+    RESULT_VERSION: ClassVar[int] = 1
+    value: Any
+    precision: str = added_later("fp32")
+
+
+def test_fingerprint_of_a_field_added_later_changes_only_off_its_default() -> None:
+    before = {**canonical(Inner(value=1)), "kind": "grown"}
+    assert canonical(Grown(value=1)) == canonical(Grown(value=1, precision="fp32")) == before
+    assert canonical(Grown(value=1, precision="bf16")) == {**before, "precision": "bf16"}
 
 
 def test_fingerprint_of_a_whole_float_equals_that_of_the_integer() -> None:

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from analysis import estimates, frames, plots
+from analysis.plots import style
 from tests.analysis import synthetic
 
 BETAS = (10, 1, 0.1, 0.01)
@@ -81,7 +82,7 @@ def test_figures_draw_each_seed_as_a_dot(tmp_path):
 
 def test_styles_tell_more_references_apart_than_the_palette_has():
     points = pd.DataFrame({"reference": [f"r{number}" for number in range(15)]})
-    styles = plots._styles(points)
+    styles = style.styles(points)
     seen = {(style["color"], style["marker"], str(style["linestyle"])) for style in styles.values()}
     assert len(seen) == 15
 
@@ -89,8 +90,8 @@ def test_styles_tell_more_references_apart_than_the_palette_has():
 def test_save_writes_files_and_gives_an_svg_in_page_colours(results, points, tmp_path):
     svg = plots.save(plots.win_rate_by_beta(points, results.done), tmp_path / "figures", "win")
     assert (tmp_path / "figures" / "win.png").read_bytes().startswith(b"\x89PNG")
-    assert plots.INK in (tmp_path / "figures" / "win.svg").read_text()
+    assert style.INK in (tmp_path / "figures" / "win.svg").read_text()
     assert svg.startswith("<svg")
     assert "var(--ink)" in svg
-    assert plots.INK not in svg
+    assert style.INK not in svg
     assert 'id="figure_1"' not in svg

@@ -8,6 +8,9 @@ from typing import Literal
 
 from refstudy.identity import execution_only
 
+WORLD_VERSION = 2
+"""Version of the miniature world; it rises whenever anything that makes it changes, from words and corpora to pretraining."""
+
 PATH_REASON = "where the bytes lie on this machine; `content` names them"
 MEMORY_REASON = "rows computed at once; the sum over a batch is the same up to rounding"
 
