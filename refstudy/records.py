@@ -141,7 +141,7 @@ def write_sweep(folder: Path | str, sweep: dict[str, Any]) -> None:
     cells = [{**cell, "current": True} for cell in sweep["cells"]]
     named = {cell["cell_id"] for cell in cells}
     earlier = [{**cell, "current": False} for cell in read_cells(folder) if cell["cell_id"] not in named]
-    write_json(Path(folder) / SWEEP, _finite({**sweep, "cells": cells + earlier}))
+    write_json(Path(folder) / SWEEP, {**sweep, "cells": cells + earlier})
 
 
 def read_sweep(folder: Path | str) -> dict[str, Any]:
@@ -179,8 +179,8 @@ def failure(error: Exception, why: str = "") -> Record:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file that is there whole or not at all, also after a power cut."""
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False))
+    """Writes a JSON file that is there whole or not at all, also after a power cut; NaN and infinities become null."""
+    write_text(path, json.dumps(_finite(content), ensure_ascii=False, indent=1, allow_nan=False))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -46,3 +46,14 @@ def test_rows_of_an_earlier_grid_stay_and_those_written_again_are_replaced(score
     scored("axes.seed=[0,1]", "axes.reference=[self]", "axes.beta=[1]")
     rows = scored("axes.seed=[1,2]", "axes.reference=[self]", "axes.beta=[1]")
     assert sorted(row["seed"] for row in rows) == [0, 1, 2]
+
+
+def test_a_cell_whose_answers_are_all_empty_has_no_kl_per_byte(
+    scored: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0 nats over 0 bytes is undefined, which JSON says as null; the file is written all the same."""
+    undefined = {"kl_reference_nats": 8.5, "kl_reference_nats_per_byte": float("nan")}
+    monkeypatch.setattr(reference_scores, "kl_to_reference", lambda cell, store: undefined)
+    scored("axes.reference=[self]", "axes.beta=[1]")
+    written = json.loads((tmp_path / "results" / "q" / "reference_kl.json").read_text())
+    assert list(written.values()) == [{"kl_reference_nats": 8.5, "kl_reference_nats_per_byte": None}]
