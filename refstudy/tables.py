@@ -5,6 +5,7 @@ the hash of the text that was scored equals the hash of the text that is trained
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,36 +83,32 @@ def write_completions(folder: Path, table: CompletionTable, about: dict[str, Any
 
 def read_pairs(folder: Path) -> PairTable:
     """The table in `folder`, checked; TableError if it is damaged."""
-    columns = _read(folder)
-    try:
-        table = PairTable(
-            pair_ids=columns["pair_id"],
-            chosen_logp_sum=np.asarray(columns["chosen_logp_sum"], dtype=np.float64),
-            rejected_logp_sum=np.asarray(columns["rejected_logp_sum"], dtype=np.float64),
-            chosen_tokens=np.asarray(columns["chosen_tokens"], dtype=np.int64),
-            rejected_tokens=np.asarray(columns["rejected_tokens"], dtype=np.int64),
-            bytes_sha256=columns["bytes_sha256"],
-            chosen_logps=_ragged(columns.get("chosen_logps")),
-            rejected_logps=_ragged(columns.get("rejected_logps")),
-        )
-    except KeyError as error:
-        raise TableError(f"{folder / FILE} lacks the column {error}; make the table again") from error
+    columns = _Columns(folder / FILE)
+    table = PairTable(
+        pair_ids=columns.words("pair_id"),
+        chosen_logp_sum=columns.numbers("chosen_logp_sum", np.float64),
+        rejected_logp_sum=columns.numbers("rejected_logp_sum", np.float64),
+        chosen_tokens=columns.numbers("chosen_tokens", np.int64),
+        rejected_tokens=columns.numbers("rejected_tokens", np.int64),
+        bytes_sha256=columns.words("bytes_sha256"),
+        chosen_logps=columns.ragged("chosen_logps"),
+        rejected_logps=columns.ragged("rejected_logps"),
+    )
+    _check_tokens(folder / FILE, table.pair_ids, table.chosen_logps, table.chosen_tokens)
+    _check_tokens(folder / FILE, table.pair_ids, table.rejected_logps, table.rejected_tokens)
     _check_numbers(str(folder / FILE), table.pair_ids, table.chosen_logp_sum, table.rejected_logp_sum)
     return table
 
 
 def read_completions(folder: Path) -> CompletionTable:
     """The table in `folder`, checked; TableError if it is damaged."""
-    columns = _read(folder)
-    try:
-        table = CompletionTable(
-            prompt_ids=columns["prompt_id"],
-            logp_sum=np.asarray(columns["logp_sum"], dtype=np.float64),
-            tokens=np.asarray(columns["tokens"], dtype=np.int64),
-            answer_bytes=np.asarray(columns["answer_bytes"], dtype=np.int64),
-        )
-    except KeyError as error:
-        raise TableError(f"{folder / FILE} lacks the column {error}; make the table again") from error
+    columns = _Columns(folder / FILE)
+    table = CompletionTable(
+        prompt_ids=columns.words("prompt_id"),
+        logp_sum=columns.numbers("logp_sum", np.float64),
+        tokens=columns.numbers("tokens", np.int64),
+        answer_bytes=columns.numbers("answer_bytes", np.int64),
+    )
     _check_numbers(str(folder / FILE), table.prompt_ids, table.logp_sum)
     return table
 
@@ -155,17 +152,50 @@ def _check_numbers(name: str, ids: list[str], *sums: np.ndarray) -> None:
             )
 
 
+def _check_tokens(path: Path, ids: list[str], logps: list[np.ndarray] | None, tokens: np.ndarray) -> None:
+    """Refuses per-token log-probs that are not finite, or not as many as the answer has tokens."""
+    for pair_id, row, count in zip(ids, logps or [], tokens, strict=False):
+        if len(row) != count or not np.isfinite(row).all():
+            raise TableError(f"{path}: pair {pair_id!r} has not {count} finite log-probs, one a token; make the table again")
+
+
 def _write(folder: Path, columns: dict[str, Any], summary: dict[str, Any]) -> None:
     pq.write_table(pa.table(columns), folder / FILE)
     (folder / SUMMARY).write_text(json.dumps(summary, indent=1))
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    try:
-        return dict(pq.read_table(folder / FILE).to_pydict())
-    except (OSError, pa.ArrowException) as error:
-        raise TableError(f"{folder / FILE} cannot be read ({error}); make the table again") from error
+class _Columns:
+    """The columns of a table file by name; TableError where one is absent or holds something else than it should."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.table = pq.read_table(path)
+            self.table.validate(full=True)  # a damaged page can read as text that is no UTF-8
+        except (OSError, pa.ArrowException) as error:
+            raise TableError(f"{path} cannot be read ({error}); make the table again") from error
 
-def _ragged(column: list[list[float]] | None) -> list[np.ndarray] | None:
-    return None if column is None else [np.asarray(row, dtype=np.float32) for row in column]
+    def words(self, name: str) -> list[str]:
+        column = self._column(name, pa.types.is_string)
+        return [str(each) for each in column.to_pylist()]
+
+    def numbers(self, name: str, kind: type[np.float64] | type[np.int64]) -> np.ndarray:
+        wanted = pa.types.is_floating if kind is np.float64 else pa.types.is_signed_integer
+        return np.asarray(self._column(name, wanted).to_numpy(), dtype=kind)
+
+    def ragged(self, name: str) -> list[np.ndarray] | None:
+        """float32 numbers of each row; None if the table has no such column."""
+        if name not in self.table.column_names:
+            return None
+        column = self._column(name, lambda kind: pa.types.is_list(kind) and pa.types.is_floating(kind.value_type))
+        return [np.asarray(row, dtype=np.float32) for row in column.to_pylist()]
+
+    def _column(self, name: str, is_wanted: Callable[[pa.DataType], bool]) -> pa.ChunkedArray:
+        if name not in self.table.column_names:
+            raise TableError(f"{self.path} lacks the column {name!r}; make the table again")
+        column = self.table.column(name)
+        if not is_wanted(column.type) or column.null_count:
+            raise TableError(
+                f"{self.path}: column {name!r} holds {column.type} with {column.null_count} nulls; make the table again"
+            )
+        return column

@@ -19,7 +19,7 @@ def table(pairs):
         pair_ids=[pair.pair_id for pair in pairs],
         chosen_logp_sum=-np.arange(5, dtype=float),
         rejected_logp_sum=-np.arange(5, 10, dtype=float),
-        chosen_tokens=np.ones(5, dtype=int),
+        chosen_tokens=np.full(5, 2),
         rejected_tokens=np.ones(5, dtype=int),
         bytes_sha256=[pair.text_sha256 for pair in pairs],
         chosen_logps=[np.array([-0.5, -1.0], dtype=np.float32)] * 5,
