@@ -1,8 +1,11 @@
 """The report of a sweep: one HTML file that opens from disk, with its figures and tables also as files beside it.
 
-Invariant: every number and text on the page comes from a frame; all text is escaped by the template, and the page runs no script.
+Invariant: every number and text on the page comes from a frame or an answer; all text is escaped, and the page runs one script, its
+own, by hash.
 """
 
+import base64
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,12 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from analysis import checks, estimates, frames, plots, samples, summary, tables
+from analysis import browser, checks, estimates, frames, plots, samples, summary, tables
 from analysis.frames import Results
 from refstudy.store import Store
 
 PAGE = "report.html"
+SCRIPT = Path(__file__).parent / "report_script.js"
 
 
 def write(results: Path | str, store: Store) -> Path:
@@ -31,6 +35,7 @@ def write(results: Path | str, store: Store) -> Path:
     own = estimates.own_scores(loaded, points)
     shown = samples.choose(loaded, points, best, store)
     _write_tables(loaded, points, best, differences, baselines)
+    script = SCRIPT.read_text(encoding="utf-8")
     page = _template().render(
         name=loaded.sweep.get("name") or loaded.folder.name,
         question=loaded.sweep.get("question") or question(loaded.text),
@@ -45,6 +50,9 @@ def write(results: Path | str, store: Store) -> Path:
         earlier=tables.cells(loaded.cells[~loaded.cells["current"]]),
         references=tables.references(loaded, points, own),
         samples=shown,
+        answers=browser.payload(loaded, store),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         text=loaded.text,
         provenance=tables.provenance(loaded),
         identities=tables.identities(loaded),

@@ -61,24 +61,27 @@ def _columns(points: pd.DataFrame, best: pd.DataFrame) -> dict[str, str]:
 
 def _samples(results: Results, panel: str, columns: dict[str, str], store: Store) -> Samples:
     first = results.records[next(iter(columns))]
-    prompts = _spread(prompts_of(store, first["recipes"]["baseline"]))
-    sides = [_baseline(store, first), *(_candidate(store, results.records[cell_id]) for cell_id in columns)]
+    prompts = spread(first, store, PROMPTS)
+    sides = [baseline(store, first), *(candidate(store, results.records[cell_id]) for cell_id in columns)]
     rows = [(prompt, [side.get(prompt.prompt_id) for side in sides]) for prompt in prompts]
     return Samples(panel, ["baseline", *columns.values()], rows)
 
 
-def _spread(prompts: list[Prompt]) -> list[Prompt]:
-    """Prompts evenly spaced in their order."""
-    count = min(PROMPTS, len(prompts))
+def spread(record: dict[str, Any], store: Store, most: int) -> list[Prompt]:
+    """At most so many of a cell's prompts, evenly spaced in their order."""
+    prompts = prompts_of(store, record["recipes"]["baseline"])
+    count = min(most, len(prompts))
     return [prompts[round((number + 0.5) * len(prompts) / count - 0.5)] for number in range(count)]
 
 
-def _baseline(store: Store, record: dict[str, Any]) -> dict[str, Answer]:
+def baseline(store: Store, record: dict[str, Any]) -> dict[str, Answer]:
+    """The baseline's answers by prompt id."""
     rows = answers(store, record, "baseline")
     return {row.prompt_id: Answer(shown(row.text), len(row.token_ids), row.terminated, None) for row in rows}
 
 
-def _candidate(store: Store, record: dict[str, Any]) -> dict[str, Answer]:
+def candidate(store: Store, record: dict[str, Any]) -> dict[str, Answer]:
+    """The cell's own answers by prompt id."""
     p = {verdict["prompt_id"]: verdict["p"] for verdict in verdicts_of(store, record)}
     return {
         row.prompt_id: Answer(shown(row.text), len(row.token_ids), row.terminated, p.get(row.prompt_id))

@@ -184,7 +184,19 @@ def test_imports_go_in_one_direction():
 
 
 def test_analysis_imports_go_in_one_direction():
-    order = ["frames", "checks", "estimates", "length_control", "alpaca_eval", "samples", "summary", "tables", "plots", "report"]
+    order = [
+        "frames",
+        "checks",
+        "estimates",
+        "length_control",
+        "alpaca_eval",
+        "samples",
+        "browser",
+        "summary",
+        "tables",
+        "plots",
+        "report",
+    ]
     for path in (ROOT / "analysis").rglob("*.py"):
         own = _name(path).split(".")[1] if path.parent.name != "analysis" or path.stem != "__init__" else None
         if own is not None:
