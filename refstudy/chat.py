@@ -8,6 +8,7 @@ An answer's tokens begin where the prompt rendered for generation ends. A comple
 the template writes after it; what the template writes behind that token (usually a newline) opens the next turn and is left out.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -105,6 +106,17 @@ def same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
     if one.chat_template != other.chat_template or not (one.is_fast and other.is_fast):
         return one is other
     return bool(one.backend_tokenizer.to_str() == other.backend_tokenizer.to_str())
+
+
+def same_vocabulary(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether two tokenizers read plain text as the same ids, whatever their templates and special tokens are."""
+    if not (one.is_fast and other.is_fast):
+        return one is other
+    known, rules = ("model", "normalizer", "pre_tokenizer"), []
+    for each in (one, other):
+        content = json.loads(each.backend_tokenizer.to_str())
+        rules.append([content[name] for name in known])
+    return bool(rules[0] == rules[1])
 
 
 def end_of_turn(tokenizer: Tokenizer) -> list[int]:

@@ -60,6 +60,15 @@ def checkpoint(recipe: recipes.Model, store: HasPaths) -> Checkpoint:
             return _trained(checkpoint(recipe.start, store), store.path(recipe))
 
 
+def tokenizer(recipe: recipes.Hub | recipes.Local) -> Checkpoint:
+    """Where a served model's tokenizer lies; ModelError if a local folder's is another by now."""
+    if isinstance(recipe, recipes.Hub):
+        return Checkpoint(recipe.model, recipe.revision, recipe.template, recipe.system_role)
+    if content.tokenizer_hash(recipe.path) != recipe.content:
+        raise ModelError(f"the tokenizer in {recipe.path} has changed since the sweep was read; start the sweep again")
+    return Checkpoint(recipe.path, None, recipe.template, recipe.system_role)
+
+
 def _with_adapter(base: Checkpoint, adapter: recipes.Hub | recipes.Local) -> Checkpoint:
     source = Source(adapter.model, adapter.revision) if isinstance(adapter, recipes.Hub) else Source(_unchanged(adapter))
     return Checkpoint(

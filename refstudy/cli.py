@@ -55,6 +55,32 @@ def plan(
     print(json.dumps(estimate.as_json(), indent=1) if json_ else estimate.as_text())
 
 
+@app.command(epilog="Example: refstudy validate sweeps/quickstart.yaml --score")
+def validate(
+    sweep: SweepFile,
+    set_: Settings = None,
+    results_: Folder = None,
+    store: StoreFolder = None,
+    score: Annotated[bool, typer.Option("--score", help="Makes what is missing of models and tables, and measures them.")] = False,
+    json_: AsJson = False,
+) -> None:
+    """Checks every policy and reference before anything is trained; exit code 1 if one is refused."""
+    read, at, cells = _read(sweep, set_, results_, store)
+    from refstudy import hub
+
+    hub.settle(cell.verdicts for cell in cells)  # before anything imports the libraries that would wait for the hub
+    from rich.console import Console
+
+    from refstudy import progress, validation, verdict
+
+    if score:
+        rows = validation.score(read, cells, at.store, lambda board: progress.Display(board, Console(stderr=json_)))
+    else:
+        rows = validation.validate(read, cells, at.store)
+    print(json.dumps([row.as_json() for row in rows], indent=1)) if json_ else verdict.show(read.name, rows)
+    sys.exit(1 if any(row.refusals for row in rows) else 0)
+
+
 @app.command(epilog="Example: refstudy run sweeps/quickstart.yaml --set data.world=7 --results results/world-7")
 def run(
     sweep: SweepFile,

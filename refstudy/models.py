@@ -4,12 +4,14 @@ Invariant: weights come from safetensors, code never comes with a checkpoint, an
 pad token; whatever lacks one of these is refused here with a remedy, not half way through a sweep.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from peft import PeftModel
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -21,8 +23,10 @@ from transformers.utils import logging
 from refstudy.chat import end_of_turn
 from refstudy.checkpoints import Checkpoint
 from refstudy.errors import ModelError
+from refstudy.memory import Shape
 
 Precision = Literal["fp32", "bf16"]
+Tokenizer = PreTrainedTokenizerBase
 
 logging.disable_progress_bar()  # a sweep loads hundreds of models; its own progress is measured elsewhere
 logging.set_verbosity_error()  # what a checkpoint lacks is refused below, and a reward model's new head is meant
@@ -79,6 +83,34 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer)[-1])
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def shape(checkpoint: Checkpoint) -> Shape:
+    """The model's size by its configuration; no weight is read."""
+    name = checkpoint.path_or_name
+    try:
+        config = AutoConfig.from_pretrained(name, revision=checkpoint.revision, trust_remote_code=False)
+        return shape_of(lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=False))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"checkpoint {name!r} has no configuration that can be read ({_first_line(error)}); expected the config.json of an "
+            "architecture that transformers knows, without code of its own"
+        ) from error
+
+
+def shape_of(build: Callable[[], PreTrainedModel]) -> Shape:
+    """The size of the model that `build` would make; its weights are declared and never drawn."""
+    with torch.device("meta"):
+        model = build()
+    config = model.config.get_text_config()
+    return Shape(
+        parameters=model.num_parameters(),
+        hidden=config.hidden_size,
+        layers=config.num_hidden_layers,
+        feed_forward=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        vocabulary=config.vocab_size,
+        context_tokens=getattr(config, "max_position_embeddings", None),
+    )
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -53,17 +53,22 @@ def pretrain(recipe: Scratch, pairs: Sequence[Pair], destination: Path, emit: Em
     """
     begun = time.perf_counter()
     conversations = list(_conversations(pairs))
-    tokenizer = train_tokenizer(conversations, recipe.vocabulary, recipe.context)
+    words = train_tokenizer(conversations, recipe.vocabulary, recipe.context)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        model: Any = _architecture(recipe, tokenizer)
+        model: Any = architecture(recipe, words)
     randomness = np.random.default_rng(recipe.seed)
-    stream = _stream(tokenizer, conversations, recipe.context, randomness)
+    stream = _stream(words, conversations, recipe.context, randomness)
     history = _train(model.to(models.best_device()), stream, recipe, randomness, emit)
-    models.save(model, tokenizer, destination)
-    final = {**history[-1], "vocabulary": len(tokenizer), "parameters": model.num_parameters(), "text_tokens": len(stream)}
+    models.save(model, words, destination)
+    final = {**history[-1], "vocabulary": len(words), "parameters": model.num_parameters(), "text_tokens": len(stream)}
     report = {"history": history, "final": final, "duration_s": time.perf_counter() - begun}
     (destination / "training.json").write_text(json.dumps(report, indent=1))
+
+
+def tokenizer(recipe: Scratch, pairs: Sequence[Pair]) -> PreTrainedTokenizerBase:
+    """The tokenizer that the checkpoint of `recipe` has, or will have; `pairs` are those of `recipe.text`."""
+    return train_tokenizer(list(_conversations(pairs)), recipe.vocabulary, recipe.context)
 
 
 def train_tokenizer(conversations: Sequence[list[Message]], vocabulary: int, context: int) -> PreTrainedTokenizerBase:
@@ -96,7 +101,7 @@ def _conversations(pairs: Sequence[Pair]) -> Iterator[list[Message]]:
             yield [*pair.messages, {"role": "assistant", "content": answer}]
 
 
-def _architecture(recipe: Scratch, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def architecture(recipe: Scratch, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The untrained model; weights are drawn from torch's global generator."""
     shape: dict[str, Any] = {
         "vocab_size": len(tokenizer),

@@ -87,6 +87,13 @@ def score_pairs(
     }
 
 
+def check(served: recipes.Server, tokenizer: chat.Tokenizer, turns: list[Turn]) -> Check:
+    """How well the server agrees with itself after the prompts of `turns`, before it is asked for a table; ModelError if it does
+    not, or cannot be reached."""
+    texts = {partial_scores.key(turn): _Text(f"text {place}", turn) for place, turn in enumerate(turns, 1)}
+    return _Client(served, Vocabulary(tokenizer)).check(texts, {})
+
+
 def _turn(served: recipes.Server, tokenizer: chat.Tokenizer, pair: TokenPair, answer: str, complete: bool) -> Turn:
     try:
         return chat.turn(tokenizer, pair.messages, answer, complete, system_role=served.tokenizer.system_role)

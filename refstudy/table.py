@@ -1,4 +1,4 @@
-"""The cells of a folder as a table in the terminal."""
+"""Tables in the terminal: the cells of a folder, and what `validate` says of references."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,13 +26,47 @@ COLUMNS = (
 )
 """Heading, field of a status row, format; a value that is not known stays blank."""
 
-STYLES = {"done": "green", "failed": "red", "running": "cyan"}
+REFERENCES = (
+    ("policy", "policy", "{}"),
+    ("reference", "reference", "{}"),
+    ("setting", "setting", "{}"),
+    ("kind", "kind", "{}"),
+    ("family", "family", "{}"),
+    ("size", "size", "{:>}"),
+    ("tokens", "vocabulary", "{}"),
+    ("template", "template", "{}"),
+    ("chosen / rejected cut", "cut", "{:>}"),
+    ("longest", "longest", "{:>}"),
+    ("memory", "memory", "{:>}"),
+    ("made", "made", "{:>}"),
+    ("cost", "cost", "{:>}"),
+    ("status", "status", "{}"),
+)
+MEASURES = (
+    ("reference", "reference", "{}"),
+    ("policy", "policy", "{}"),
+    ("setting", "setting", "{}"),
+    ("intercept", "intercept_nats", "{:.2f}"),
+    ("+-", "intercept_se_nats", "{:.2f}"),
+    ("slope", "slope_nats_per_token", "{:.3f}"),
+    ("spread", "residual_spread_nats", "{:.2f}"),
+    ("by length", "explained_share", "{:.1%}"),
+    ("gain", "intercept_over_residual_spread", "{:.3f}"),
+    ("degen.", "abs_slope_nats_per_token", "{:.3f}"),
+    ("accuracy", "pair_accuracy", "{:.1%}"),
+    ("pessimistic", "pessimistic_share", "{:.1%}"),
+    ("bits/byte", "bits_per_byte", "{:.3f}"),
+    ("KL", "likelihood_kl_nats", "{:.2f}"),
+)
+"""The measures that tell references apart; all of them stand in --json."""
+
+STYLES = {"done": "green", "failed": "red", "running": "cyan", "usable": "green", "refused": "red"}
 
 
-def show(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints one line a cell; a column that is empty in all rows is left out."""
+def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]] = COLUMNS) -> None:
+    """Prints one line a row; a column that is empty in all rows is left out."""
     table = Table(box=None, pad_edge=False)
-    shown = [column for column in COLUMNS if any(row.get(column[1]) is not None for row in rows)]
+    shown = [column for column in columns if any(row.get(column[1]) is not None for row in rows)]
     for heading, _, form in shown:
         table.add_column(heading, justify="left" if form in ("{}", "{:.8}") else "right", overflow="fold")
     for row in rows:

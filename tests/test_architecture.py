@@ -40,8 +40,8 @@ ANALYSIS_READS = {"measures", "recipes", "identity", "store", "records", "texts"
 
 LAYERS = (
     *("errors", "identity", "processes", "provenance", "measurement"),
-    *("recipes", "texts", "content", "sweepfile", "endpoint"),
-    *("measures", "checkpoints", "turns", "datafiles", "store", "records"),
+    *("recipes", "hub", "texts", "content", "sweepfile", "endpoint"),
+    *("measures", "memory", "checkpoints", "turns", "datafiles", "store", "records"),
     *("spec_values", "spec_models", "spec", "miniature", "data", "chat", "models", "token_pairs", "tables", "pretraining"),
     *(
         "scoring",
@@ -56,6 +56,9 @@ LAYERS = (
         "artefacts",
         "shelf",
         "reference_tables",
+        "outlines",
+        "renderings",
+        "reference_fit",
     ),
     *(
         "entries",
@@ -72,7 +75,7 @@ LAYERS = (
         "reference_scores",
         "demand",
     ),
-    *("make", "targets", "tracking", "trial", "alone", "driver", "cli", "__main__"),
+    *("scorer_checks", "make", "validation", "verdict", "targets", "tracking", "trial", "alone", "driver", "cli", "__main__"),
 )
 """Modules and packages of refstudy, the lower ones first: none imports one that stands later."""
 

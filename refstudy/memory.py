@@ -1,0 +1,82 @@
+"""How much memory a model takes, from its shape alone: to score pairs with it, and to train it.
+
+Invariant: estimates from published formulas with the sources beside them, in bytes, of one device; what frameworks and drivers
+take for themselves (a CUDA context: half a GiB and more) is not in them.
+"""
+
+import math
+from dataclasses import dataclass
+
+from refstudy.recipes import Lora, Training
+
+FP32_BYTES = 4
+"""Weights are loaded in fp32, for scoring as for training."""
+OPTIMIZER_BYTES = 8
+"""AdamW's two moments of a trained weight, in fp32 (Rajbhandari et al. 2020, "ZeRO", arXiv 1910.02054, section 3.1)."""
+ACTIVATION_HALVES = 34
+"""16-bit numbers' worth of bytes that a transformer layer keeps a token and hidden unit: 34 s b h bytes a layer in 16 bit
+(Korthikanti et al. 2022, arXiv 2205.05198, equation 1). The attention matrix, its 5 a s / h, is not kept: fused attention
+computes it anew."""
+CHECKPOINT_HALVES = 2
+"""With checkpointing a layer keeps its input alone, 2 s b h bytes in 16 bit (the same, section 5)."""
+LOGIT_COPIES = 3
+"""Logits of all kept places, those of answers picked out of them, and their log-softmax stand in memory at once, in fp32."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model's configuration says about its size."""
+
+    parameters: int
+    hidden: int
+    layers: int
+    feed_forward: int
+    vocabulary: int
+    context_tokens: int | None
+    """The longest text that it takes; None: no limit is declared."""
+
+
+def scoring_bytes(shape: Shape, batch_tokens: int, logit_values: int, weight_bytes: float = FP32_BYTES) -> int:
+    """Upper bound of what a scoring pass takes: weights, one batch's logits, one layer's activations.
+
+    w P + 3 * 4 n V + 2 * 34 n h with w bytes a weight and n = min(batch_tokens, logit_values / V) padded tokens of a batch, V the
+    vocabulary: no gradient is kept, so one layer's activations stand at a time, here in fp32 (twice the bytes of
+    ACTIVATION_HALVES).
+    """
+    tokens = max(1, min(batch_tokens, logit_values // shape.vocabulary))
+    logits = LOGIT_COPIES * FP32_BYTES * tokens * shape.vocabulary
+    return math.ceil(weight_bytes * shape.parameters) + logits + 2 * ACTIVATION_HALVES * tokens * shape.hidden
+
+
+def training_bytes(shape: Shape, train: Training, max_length: int) -> int:
+    """Upper bound of what training the policy takes; no reference is in memory, whichever it is.
+
+    Full: weights 4 P, gradients 4 P, AdamW 8 P. LoRA: weights 4 P and 16 bytes for each of the adapters' own. Activations of one
+    micro batch of pairs, both answers each with its prompt: s = 2 * pairs * max_length tokens; L layers keep 34 s h bytes each in
+    16 bit, twice that in fp32; with checkpointing 2 s h each and one layer whole. The logits are never built whole (TRL's fused
+    head) and not counted.
+    """
+    trained = shape.parameters if train.lora is None else lora_parameters(shape, train.lora)
+    weights = FP32_BYTES * shape.parameters + (FP32_BYTES + OPTIMIZER_BYTES) * trained
+    if train.lora is not None:
+        weights += FP32_BYTES * trained
+    tokens = 2 * (train.micro_batch or train.batch_size) * max_length
+    halves = ACTIVATION_HALVES * shape.layers
+    if train.checkpointing:
+        halves = CHECKPOINT_HALVES * shape.layers + ACTIVATION_HALVES
+    return weights + halves * tokens * shape.hidden * (1 if train.precision == "bf16" else 2)
+
+
+def lora_parameters(shape: Shape, lora: Lora) -> int:
+    """Upper bound of an adapter's weights: r (inputs + outputs) of each linear layer (Hu et al. 2021, arXiv 2106.09685, section
+    4.1), for four square projections of attention and three of the feed-forward part in every layer."""
+    a_layer = 4 * 2 * shape.hidden + 3 * (shape.hidden + shape.feed_forward)
+    return lora.rank * a_layer * shape.layers
+
+
+def gb(count: float) -> float:
+    """Bytes as 1e9 bytes, rounded up to three digits: an upper bound stays one."""
+    if count <= 0:
+        return 0.0
+    digit = 10.0 ** (math.floor(math.log10(count / 1e9)) - 2)
+    return float(f"{math.ceil(count / 1e9 / digit) * digit:.3g}")

@@ -1,0 +1,47 @@
+"""Bytes of models, worked by hand."""
+
+import pytest
+
+from refstudy import memory
+from refstudy.memory import Shape
+from refstudy.recipes import Lora
+from tests import tiny
+
+SHAPE = Shape(parameters=1000, hidden=8, layers=3, feed_forward=16, vocabulary=100, context_tokens=None)
+
+
+def test_scoring_bytes_are_weights_logits_and_one_layer() -> None:
+    """4 * 1000 = 4,000 of weights; n = min(50, 4000 / 100) = 40 tokens: logits 3 * 4 * 40 * 100 = 48,000, a layer 2 * 34 * 40 * 8
+    = 21,760."""
+    assert memory.scoring_bytes(SHAPE, batch_tokens=50, logit_values=4000) == 4_000 + 48_000 + 21_760
+
+
+def test_scoring_bytes_of_rounded_weights_are_fewer_by_the_weights_alone() -> None:
+    whole, rounded = (memory.scoring_bytes(SHAPE, 50, 4000, weight_bytes) for weight_bytes in (4.0, 0.5))
+    assert whole - rounded == 3_500
+
+
+def test_training_bytes_of_full_fine_tuning_are_sixteen_a_weight_and_all_layers() -> None:
+    """16 * 1000; 2 * 4 rows of 10 tokens: 34 * 3 layers * 80 * 8 = 65,280 in 16 bit, twice that in fp32."""
+    bf16 = tiny.training(batch_size=8, micro_batch=4, precision="bf16")
+    assert memory.training_bytes(SHAPE, bf16, max_length=10) == 16_000 + 65_280
+    assert memory.training_bytes(SHAPE, tiny.training(batch_size=4), max_length=10) == 16_000 + 2 * 65_280
+
+
+def test_training_bytes_with_checkpointing_keep_inputs_and_one_layer() -> None:
+    """(2 * 3 + 34) * 80 * 8 = 25,600."""
+    saving = tiny.training(batch_size=4, precision="bf16", checkpointing=True)
+    assert memory.training_bytes(SHAPE, saving, max_length=10) == 16_000 + 25_600
+
+
+def test_training_bytes_of_an_adapter_are_sixteen_a_weight_of_its_own() -> None:
+    """Rank 2, three layers of 4 * 2 * 8 + 3 * (8 + 16) = 136 inputs and outputs: 816 weights of 16 bytes beside 4 * 1000."""
+    lora = Lora(rank=2, alpha=4.0, dropout=0.0, target="all-linear")
+    assert memory.lora_parameters(SHAPE, lora) == 816
+    adapter = tiny.training(batch_size=4, precision="bf16", lora=lora)
+    assert memory.training_bytes(SHAPE, adapter, max_length=10) == 4_000 + 16 * 816 + 65_280
+
+
+@pytest.mark.parametrize(("count", "shown"), [(1_000_000_000, 1.0), (1_234_100_000, 1.24), (70_501, 0.0000706), (0, 0.0)])
+def test_gb_is_rounded_up_to_three_digits(count: int, shown: float) -> None:
+    assert memory.gb(count) == shown
