@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from refstudy import chat, checkpoints, composed, data, memory, models, plan, recipes, renderings, scoring, server
+from refstudy import chat, checkpoints, composed, cost, data, memory, models, plan, recipes, renderings, scoring, server
 from refstudy.artefacts import read_pairs
 from refstudy.chat import Turn
 from refstudy.errors import DataError, ModelError, RefstudyError, TableError
@@ -153,7 +153,7 @@ class Checks:
     def _model(self, model: recipes.Model, texts: recipes.TokenPairs, blank: str | None = None) -> Known:
         found = self.outline(model)
         if isinstance(found, str):
-            return Known(template="refused", refusals=(found,))
+            return Known(parameters=self._size_by_name(model), template="refused", refusals=(found,))
         known = Known(
             parameters=found.shape.parameters,
             context_tokens=found.shape.context_tokens,
@@ -191,6 +191,13 @@ class Checks:
             refusals=(*known.refusals, *_refusals(read)),
         )
         return replace(known, vocabulary=relation) if blank is not None else _related(known, relation)
+
+    def _size_by_name(self, model: recipes.Model) -> int | None:
+        """Parameters of a model whose configuration cannot be read: by a size in its name."""
+        try:
+            return cost.parameters(model, self.store)
+        except ModelError:
+            return None
 
     def _prior(self, prior: recipes.Prior, texts: recipes.TokenPairs) -> Known:
         known = self._model(prior.model, texts, prior.prompt)

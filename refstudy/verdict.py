@@ -5,6 +5,7 @@ Invariant: words and numbers come from the rows alone.
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from refstudy import table
@@ -46,7 +47,7 @@ def _cells(row: Row) -> dict[str, Any]:
         "reference": row.reference or "-",
         "setting": ", ".join(f"{path}={value}" for path, value in row.settings.items()) or None,
         "kind": row.kind,
-        "family": row.family,
+        "family": PurePath(row.family).name,  # of a folder that declares none the family is its path
         "size": None if row.parameters is None else short(row.parameters),
         "vocabulary": SHORT.get(row.vocabulary or ""),
         "template": row.template,
@@ -129,9 +130,9 @@ def _end(rows: Sequence[Row]) -> Iterator[str]:
     checked = max((row.pairs_checked for row in rows), default=0)
     scored = [row for row in rows if row.reference is not None and row.tokens]
     if scored:
-        tokens, flops = (sum(each) for each in zip(*((row.tokens or 0, row.petaflops or 0) for row in scored), strict=True))
-        unknown = "" if all(row.petaflops is not None for row in scored) else " and more"
-        yield f"To score in all: {short(tokens)} tokens, {short(flops * 1e15)}FLOP{unknown}."
+        flops = [row.petaflops for row in scored if row.petaflops is not None]
+        computed = f", {short(sum(flops) * 1e15)}FLOP" if len(flops) == len(scored) else ""
+        yield f"To score in all: {short(sum(row.tokens or 0 for row in scored))} tokens{computed}."
     if not refused:
         known = f"{checked:,} pairs tried" if checked else "as far as it is known before there are pairs"
         yield f"All can be used ({known})."
