@@ -4,7 +4,7 @@ Invariant: no torch here, so that planning can ask. Chat template and system han
 what is trained from a start speaks as its start does.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -12,6 +12,8 @@ from refstudy import content, recipes
 from refstudy.errors import ModelError
 
 SystemRole = Literal["keep", "merge"]
+Precision = Literal["fp32", "bf16"]
+Quantisation = Literal["int8", "nf4"]
 
 ADAPTER_FILE = "adapter_config.json"
 
@@ -40,6 +42,10 @@ class Checkpoint:
     """Jinja chat template that takes the place of the checkpoint's own; None: its own."""
     system_role: SystemRole = "keep"
     adapters: tuple[Source, ...] = ()
+    precision: Precision = "fp32"
+    quantise: Quantisation | None = None
+    device_map: Literal["auto"] | None = None
+    """auto: layers are spread over all devices; None: the model lies on one."""
 
 
 def checkpoint(recipe: recipes.Model, store: HasPaths) -> Checkpoint:
@@ -49,9 +55,12 @@ def checkpoint(recipe: recipes.Model, store: HasPaths) -> Checkpoint:
     """
     match recipe:
         case recipes.Hub():
-            return Checkpoint(recipe.model, recipe.revision, recipe.template, recipe.system_role)
+            return Checkpoint(recipe.model, recipe.revision, recipe.template, recipe.system_role, device_map=recipe.device_map)
         case recipes.Local():
-            return Checkpoint(_unchanged(recipe), None, recipe.template, recipe.system_role)
+            unchanged = _unchanged(recipe)
+            return Checkpoint(unchanged, None, recipe.template, recipe.system_role, device_map=recipe.device_map)
+        case recipes.Rounded():
+            return replace(checkpoint(recipe.model, store), precision=recipe.precision, quantise=recipe.quantise)
         case recipes.Adapter():
             return _with_adapter(checkpoint(recipe.base, store), recipe.adapter)
         case recipes.Pretrained() | recipes.Scratch():
@@ -71,9 +80,7 @@ def tokenizer(recipe: recipes.Hub | recipes.Local) -> Checkpoint:
 
 def _with_adapter(base: Checkpoint, adapter: recipes.Hub | recipes.Local) -> Checkpoint:
     source = Source(adapter.model, adapter.revision) if isinstance(adapter, recipes.Hub) else Source(_unchanged(adapter))
-    return Checkpoint(
-        base.path_or_name, base.revision, adapter.template or base.template, base.system_role, (*base.adapters, source)
-    )
+    return replace(base, template=adapter.template or base.template, adapters=(*base.adapters, source))
 
 
 def _unchanged(recipe: recipes.Local) -> str:
@@ -86,6 +93,5 @@ def _unchanged(recipe: recipes.Local) -> str:
 def _trained(start: Checkpoint, folder: Path) -> Checkpoint:
     """The checkpoint in `folder`, saved with its template; or, if only an adapter was kept, its start with the adapter."""
     if (folder / ADAPTER_FILE).exists():
-        sources = (*start.adapters, Source(str(folder)))
-        return Checkpoint(start.path_or_name, start.revision, start.template, start.system_role, sources)
-    return Checkpoint(str(folder), system_role=start.system_role)
+        return replace(start, adapters=(*start.adapters, Source(str(folder))))
+    return Checkpoint(str(folder), system_role=start.system_role, device_map=start.device_map)

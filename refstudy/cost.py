@@ -140,6 +140,8 @@ def parameters(model: recipes.Model, store: Store) -> int | None:
             return parameters(model.start, store)
         case recipes.Adapter():
             return parameters(model.base, store)
+        case recipes.Rounded():
+            return parameters(model.model, store)
         case recipes.Local():
             return _counted_in(Path(model.path))
         case recipes.Pretrained() | recipes.Scratch():

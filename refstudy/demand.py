@@ -3,7 +3,7 @@
 Invariant: nothing here changes a result, only where it is made.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from refstudy import recipes, spec
 from refstudy.grid import Cell, Sweep
@@ -48,6 +48,19 @@ def loaded(recipe: Recipe) -> Recipe:
             return recipe
 
 
+def of(recipe: Recipe, known: Mapping[str, spec.Resources]) -> spec.Resources | None:
+    """What the making of `recipe` asks for out of `by_model`: as its reference's entry says, else as its model's does."""
+    entries = (recipe.scorer, loaded(recipe)) if isinstance(recipe, recipes.Table) else (loaded(recipe),)
+    return next((known[fingerprint(each)] for each in entries if fingerprint(each) in known), None)
+
+
+def is_shared_out(recipe: Recipe) -> bool:
+    """Whether several workers can share the making of `recipe`: a table by a pass of a model."""
+    if not isinstance(recipe, recipes.Table) or isinstance(recipe.texts, recipes.Selection):
+        return False
+    return isinstance(recipe.scorer, recipes.Model | recipes.Prior)
+
+
 def threads(resources: spec.Resources) -> dict[str, str]:
     """Environment of a process that has so many cores."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
@@ -73,3 +86,6 @@ def _starts(model: Recipe) -> Iterator[Recipe]:
         case recipes.Adapter():
             yield model.base
             yield from _starts(model.base)
+        case recipes.Rounded():
+            yield model.model
+            yield from _starts(model.model)

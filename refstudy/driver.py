@@ -10,8 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from refstudy.records import Record
 from refstudy.results import Results
 from refstudy.schedule import Schedule
 from refstudy.store import Store
+from refstudy.work import Job, Work
 
 INTERRUPTED = 130
 """Exit code after SIGINT or SIGTERM, as shells have it."""
@@ -58,40 +58,6 @@ FORWARDED = ("WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_BASE_URL", "H
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Only recipes and cells travel through Ray."""
-
-
-def make_here(wanted: Sequence[Recipe], store: Store, emit: Emit) -> None:
-    """Makes artefacts in this process, one after another; on a worker."""
-    from refstudy import make  # imports torch: only where something is made
-
-    make.make_all(wanted, store, emit)
-
-
-def try_here(cell: Cell, store: Store, folder: Path, emit: Emit) -> Record:
-    """Runs a cell's trial in this process; on a worker."""
-    from refstudy import trial
-
-    return trial.run_trial(cell, store, folder, emit)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What workers do: the two functions that make artefacts and run a trial. Tests put others in their place."""
-
-    make: Callable[[Sequence[Recipe], Store, Emit], None] = make_here
-    trial: Callable[[Cell, Store, Path, Emit], Record] = try_here
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a worker must know of the run; small, since it travels to every worker."""
-
-    sweep: str
-    store: Path
-    folder: Path
-    progress: Path
-    wandb: spec.WandbEntry
-    work: Work
 
 
 def run_sweep(
@@ -242,12 +208,24 @@ class _Run:
                 self._outcome(task, tasks.pop(task))
 
     def _task(self, key: str, wanted: list[Recipe]) -> ray.ObjectRef:
-        resources = self.resources.get(fingerprint(demand.loaded(wanted[-1])), self.sweep.spec.resources.artefact)
-        options = _options(resources)
+        """The task that makes `wanted`; tables that are scored in shards after tasks that score these, which it waits for."""
+        resources = demand.of(wanted[-1], self.resources) or self.sweep.spec.resources.artefact
+        options = _options(resources) | {"max_retries": RETRIES}
         if demand.threads(resources) != demand.threads(self.sweep.spec.resources.trial):  # else workers can be shared with trials
             options["runtime_env"] = {"env_vars": demand.threads(resources)}
-        task: ray.ObjectRef = _make_on_worker.options(**options, max_retries=RETRIES).remote(key, wanted, self.job)
+        parts = self._shards(key, [each for each in wanted if demand.is_shared_out(each)], resources.shards, options)
+        task: ray.ObjectRef = _make_on_worker.options(**options).remote(key, wanted, self.job, *parts)
         return task
+
+    def _shards(self, key: str, shared: list[Recipe], count: int, options: dict[str, Any]) -> list[ray.ObjectRef]:
+        """The tasks that score the parts of the tables `shared`; none for one worker, which scores as it makes them."""
+        if count == 1 or not shared:
+            return []
+        keys = [f"{key}-part-{number}" for number in range(count)]
+        title = f"log-probs by {plan.title(demand.loaded(shared[-1]))}"
+        self.board.add(Item(each, "parts", f"{title}, part {number} of {count}") for number, each in enumerate(keys, 1))
+        score = _score_on_worker.options(**options)
+        return [score.remote(each, shared, number, count, self.job) for number, each in enumerate(keys)]
 
     def _outcome(self, task: ray.ObjectRef, key: str) -> dict[str, Any] | None:
         """None if the task made what it should, else its error as it stands in records."""
@@ -257,6 +235,9 @@ class _Run:
             error = {"type": type(death).__name__, "message": _last_line(death), "traceback": str(death)}
         if error is not None:
             self.display.fail(key, f"{error['type']}: {error['message']}")
+            for item in self.board.of("parts", "planned", "running"):
+                if item.key.startswith(f"{key}-part-"):
+                    self.board.fail(item.key)  # a worker that died cannot say so
         return error
 
     def _record_failure(self, cell: Cell, error: dict[str, Any], why: str = "") -> None:
@@ -269,11 +250,25 @@ class _Run:
 
 
 @ray.remote
-def _make_on_worker(key: str, wanted: list[Recipe], job: Job) -> dict[str, Any] | None:
-    """Makes artefacts; returns the error as it stands in records, or None."""
+def _make_on_worker(key: str, wanted: list[Recipe], job: Job, *parts: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Makes artefacts once all `parts` of their tables are scored; returns the error as it stands in records, or None."""
+    failure = next((each for each in parts if each is not None), None)
+    if failure is not None:
+        return failure
+    return _reported(key, job, lambda store, report: job.work.make(wanted, store, report))
+
+
+@ray.remote
+def _score_on_worker(key: str, tables: list[Recipe], number: int, of: int, job: Job) -> dict[str, Any] | None:
+    """Scores part `number` of `of` of the tables; returns the error as it stands in records, or None."""
+    return _reported(key, job, lambda store, report: job.work.score(tables, number, of, store, report))
+
+
+def _reported(key: str, job: Job, work: Callable[[Store, Emit], None]) -> dict[str, Any] | None:
+    """Does the work under a report of its progress; the error as it stands in records, or None."""
     report = Reporter(job.progress, key)
     try:
-        job.work.make(wanted, Store(job.store), report)
+        work(Store(job.store), report)
     except Exception as error:
         report.end("failed", {"reason": f"{type(error).__name__}: {_first_line(error)}"})
         failure: dict[str, Any] = records.failure(error)["error"]

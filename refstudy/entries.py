@@ -133,7 +133,8 @@ def pairs(data: spec.Data, policy: recipes.Model, seed: int, place: Place) -> re
 
 
 def model(entry: spec.Policy, data: spec.Data, key: str, place: Place) -> recipes.Model:
-    """The recipe of a policy or reference model; `key` is its YAML path."""
+    """The recipe of a policy or reference model in whole precision; `key` is its YAML path."""
+    _refuse_rounding(entry, key)
     match entry:
         case spec.MiniatureModel():
             return _miniature(entry, data, key)
@@ -144,6 +145,20 @@ def model(entry: spec.Policy, data: spec.Data, key: str, place: Place) -> recipe
         case _:
             raise SpecError(f"{key}: a {entry.kind} entry is no model of its own")
     return start if entry.sft is None else fine_tuned(start, entry.sft, data, f"{key}.sft", place)
+
+
+def reference(entry: spec.Policy, data: spec.Data, key: str, place: Place) -> recipes.Model:
+    """The recipe of a model as a reference: rounded where the entry says so."""
+    whole = model(entry, data, key, place)
+    quantise = entry.quantise if isinstance(entry, spec.CheckpointModel) else None
+    if entry.precision == "fp32" and quantise is None:
+        return whole
+    if quantise is not None and isinstance(entry, spec.CheckpointModel) and entry.adapter is not None:
+        raise SpecError(
+            f"{key}.quantise: got {quantise} beside an adapter, which cannot be merged into quantised weights; merge it into its "
+            "base and name the merged checkpoint, or use precision: bf16"
+        )
+    return recipes.Rounded(model=whole, precision=entry.precision, quantise=quantise)
 
 
 def fine_tuned(start: recipes.Model, entry: spec.SftEntry, data: spec.Data, key: str, place: Place) -> recipes.Sft:
@@ -211,10 +226,25 @@ def _refuse_unread(entry: spec.RewardJudgeEntry) -> None:
         instead = "judge.start" if entry.model is None else "judge.model"
         got = repr(getattr(entry, given[0]))[:60]
         raise SpecError(f"judge.{given[0]}: got {got}, which changes nothing beside {instead}; remove it")
+    asked = entry.start.resources if entry.start is not None else None
+    if asked is not None and asked.shards != 1:
+        raise SpecError(f"judge.start.resources.shards: got {asked.shards}; only tables are scored in shards: remove it")
 
 
 def dpo_training(entry: spec.TrainEntry) -> recipes.Training:
     return _training(entry, entry.batch_pairs, entry.clip, entry.weight_decay, entry.lora)
+
+
+def _refuse_rounding(entry: spec.Policy, key: str) -> None:
+    """Only references are rounded or spread over devices: what is trained is loaded whole, in fp32."""
+    if key.startswith("references."):
+        return
+    for name, unchosen in (("precision", "fp32"), ("quantise", None), ("device_map", None)):
+        if getattr(entry, name, unchosen) != unchosen:
+            raise SpecError(
+                f"{key}.{name}: got {getattr(entry, name)}, which only references have: what is trained is loaded whole and in "
+                "fp32, and train.precision says what training computes in; remove it"
+            )
 
 
 def _miniature(entry: spec.MiniatureModel, data: spec.Data, key: str) -> recipes.Sft:
@@ -261,18 +291,23 @@ def _checkpoint(entry: spec.CheckpointModel, key: str, place: Place) -> recipes.
     if entry.adapter is None and entry.adapter_revision is not None:
         raise SpecError(f"{key}.adapter_revision: got {entry.adapter_revision!r}, but no adapter; remove it, or name the adapter")
     template = place.template(entry.template, f"{key}.template")
-    base = _hub_or_local(entry.model, entry.revision, place, template, entry.system_role)
+    base = _hub_or_local(entry.model, entry.revision, place, template, entry.system_role, entry.device_map)
     if entry.adapter is None:
         return base
     return recipes.Adapter(base=base, adapter=_hub_or_local(entry.adapter, entry.adapter_revision, place))
 
 
 def _hub_or_local(
-    name: str, revision: str | None, place: Place, template: str | None = None, system_role: str = "keep"
+    name: str,
+    revision: str | None,
+    place: Place,
+    template: str | None = None,
+    system_role: str = "keep",
+    device_map: str | None = None,
 ) -> recipes.Hub | recipes.Local:
     """A folder by its content where there is one, else a name on the hub."""
     folder = place.find(name)
-    role: dict[str, object] = {"template": template, "system_role": system_role}
+    role: dict[str, object] = {"template": template, "system_role": system_role, "device_map": device_map}
     if folder.is_dir():
         if revision not in MOVING:
             raise SpecError(_no_revision(f"checkpoint {name}", revision))

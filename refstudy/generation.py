@@ -107,7 +107,7 @@ def _uniforms(sampling: Sampling, prompt: Prompt) -> np.ndarray:
 @torch.inference_mode()
 def _extend(model: PreTrainedModel, answers: list[_Answer], sampling: Sampling, ends: list[int], pad_id: int) -> None:
     """Lets the answers grow until each has drawn an end token or is full; finished rows leave the batch in groups."""
-    ids, mask = _left_padded([answer.prompt_ids for answer in answers], pad_id, model.device)
+    ids, mask = _left_padded([answer.prompt_ids for answer in answers], pad_id, models.input_device(model))
     takes_positions = "position_ids" in inspect.signature(type(model).forward).parameters
     cache = DynamicCache(config=model.config)
     growing = list(answers)

@@ -51,6 +51,7 @@ from refstudy.judges import reward_model as reward_judge
 from refstudy.measurement import Emit, silent
 from refstudy.miniature import demonstrations, preferences, world, zoo
 from refstudy.miniature import prompts as miniature_prompts
+from refstudy.passes import Shard
 from refstudy.recipes import Recipe
 from refstudy.shelf import Policy, Shelf, load_policy
 from refstudy.store import Claim, Store, write_json
@@ -68,6 +69,15 @@ def make_all(wanted: Iterable[Recipe], store: Store, emit: Emit = silent) -> Non
 def make(recipe: Recipe, store: Store, emit: Emit = silent, shelf: Shelf | None = None) -> None:
     """Makes and publishes the artefact of `recipe` from inputs that the store has; does nothing if it exists."""
     publish(store, recipe, lambda claim: _write(recipe, store, claim.folder, emit, shelf or Shelf(store)))
+
+
+def score_shard(wanted: Iterable[Recipe], shard: Shard, store: Store, emit: Emit = silent) -> None:
+    """Scores one worker's part of each of the tables that the store lacks; whoever makes the tables then finds it."""
+    shelf = Shelf(store)
+    for recipe in wanted:
+        assert isinstance(recipe, recipes.Table)
+        if not store.has(recipe):
+            reference_tables.score_shard(recipe, shard, store, emit, shelf)
 
 
 def publish(store: Store, recipe: Recipe, write: Callable[[Claim], None]) -> None:
@@ -194,7 +204,7 @@ def _annotated(recipe: recipes.MiniaturePairs, store: Store) -> list[Pair]:
 
 def _fine_tune(recipe: recipes.Sft, store: Store, folder: Path, emit: Emit) -> None:
     at = checkpoints.checkpoint(recipe.start, store)
-    model, tokenizer = models.load(replace(at, template=recipe.template or at.template))
+    model, tokenizer = models.load(replace(at, template=recipe.template or at.template, device_map=None))
     sft.train(
         model,
         tokenizer,

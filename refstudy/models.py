@@ -4,9 +4,10 @@ Invariant: weights come from safetensors, code never comes with a checkpoint, an
 pad token; whatever lacks one of these is refused here with a remedy, not half way through a sweep.
 """
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -15,37 +16,45 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
 
 from refstudy.chat import end_of_turn
-from refstudy.checkpoints import Checkpoint
+from refstudy.checkpoints import Checkpoint, Precision
 from refstudy.errors import ModelError
 from refstudy.memory import Shape
 
-Precision = Literal["fp32", "bf16"]
 Tokenizer = PreTrainedTokenizerBase
 
 logging.disable_progress_bar()  # a sweep loads hundreds of models; its own progress is measured elsewhere
 logging.set_verbosity_error()  # what a checkpoint lacks is refused below, and a reward model's new head is meant
 
 
-def load(
-    checkpoint: Checkpoint, precision: Precision = "fp32", device: str | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(checkpoint: Checkpoint, device: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """(causal language model in eval mode with its adapters merged, tokenizer with template and pad token).
 
-    `device` None: the first GPU if there is one. Full fine-tuning wants fp32 weights also where it computes in bf16: AdamW's
-    updates at usual rates are smaller than the spacing of bf16 weights.
+    `device` None: the first GPU if there is one, or all devices if the checkpoint's `device_map` says so. Full fine-tuning wants
+    fp32 weights also where it computes in bf16: AdamW's updates at usual rates are smaller than the spacing of bf16 weights.
     """
+    _refuse_what_cannot_be_rounded(checkpoint)
     tokenizer = load_tokenizer(checkpoint)
-    model = _weights(AutoModelForCausalLM, checkpoint, precision)
+    device = device or best_device()
+    placed = _placed(checkpoint, device)
+    model = _weights(AutoModelForCausalLM, checkpoint, checkpoint.precision, **placed)
     for adapter in checkpoint.adapters:
         model = PeftModel.from_pretrained(model, adapter.path_or_name, revision=adapter.revision).merge_and_unload()
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return model.to(device or best_device()).eval(), tokenizer
+    return (model if placed else model.to(device)).eval(), tokenizer
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where a model wants its token ids: where the embedding is computed, wherever its weights wait until then."""
+    embedding = model.get_input_embeddings()
+    device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
+    return next(embedding.parameters()).device if device is None else torch.device(device)
 
 
 def load_reward_model(
@@ -137,6 +146,53 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def _refuse_what_cannot_be_rounded(checkpoint: Checkpoint) -> None:
+    """ModelError where this machine cannot load the checkpoint in the precision that its recipe names: never in another one."""
+    name = checkpoint.path_or_name
+    if checkpoint.quantise is not None:
+        if checkpoint.adapters:
+            raise ModelError(
+                f"checkpoint {name!r} has an adapter, which cannot be merged into {checkpoint.quantise} weights; merge it into its "
+                "base and name the merged checkpoint, or use precision: bf16"
+            )
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise ModelError(
+                f"checkpoint {name!r} is asked for in {checkpoint.quantise}, which needs bitsandbytes, and that is not installed; "
+                "run `pip install bitsandbytes` on all nodes, or use precision: bf16"
+            )
+        if not torch.cuda.is_available():
+            raise ModelError(
+                f"checkpoint {name!r} is asked for in {checkpoint.quantise}, which needs a GPU, and its task has none; give the "
+                "entry resources with gpus, or use precision: bf16"
+            )
+    if checkpoint.precision == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ModelError(
+            f"checkpoint {name!r} is asked for in bf16, which {torch.cuda.get_device_name()} does not compute in; use "
+            "precision: fp32, or another GPU"
+        )
+
+
+def _placed(checkpoint: Checkpoint, device: str) -> dict[str, Any]:
+    """What transformers must know to put the weights in their place while it reads them; nothing for a model on one device."""
+    options: dict[str, Any] = {}
+    if checkpoint.device_map is not None:
+        options["device_map"] = checkpoint.device_map
+    if checkpoint.quantise is not None:
+        options = {"device_map": {"": device}, "quantization_config": _quantisation(checkpoint), **options}
+    return options
+
+
+def _quantisation(checkpoint: Checkpoint) -> BitsAndBytesConfig:
+    """bitsandbytes' settings: LLM.int8() (arXiv 2208.07339), or 4-bit NormalFloat (arXiv 2305.14314)."""
+    if checkpoint.quantise == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=_dtype(checkpoint.precision))
+
+
+def _dtype(precision: Precision) -> torch.dtype:
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
 def _weights(auto_class: Any, checkpoint: Checkpoint, precision: Precision, may_lack: tuple[str, ...] = (), **options: Any) -> Any:
     """The model; transformers would draw weights that the files lack at random, and only log it: here that is an error."""
     name = checkpoint.path_or_name
@@ -144,7 +200,7 @@ def _weights(auto_class: Any, checkpoint: Checkpoint, precision: Precision, may_
         model, found = auto_class.from_pretrained(
             name,
             revision=checkpoint.revision,
-            dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+            dtype=_dtype(precision),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,

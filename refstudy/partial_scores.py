@@ -1,12 +1,13 @@
 """Scores on their way into a table, kept line by line, so that half a pass is never lost.
 
-Invariant: a line is whole or passed over. The file outlives the process that writes it and is removed once its table is published;
-each score stands under the hash of exactly the tokens that were scored.
+Invariant: a line is whole or passed over. Each pass, or worker of a pass, writes a file of its own into the table's folder, which
+outlives it and is removed once the table is published; each score stands under the hash of exactly the tokens that were scored.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -14,7 +15,55 @@ from typing import IO
 import numpy as np
 
 from refstudy.chat import Turn
+from refstudy.passes import Text
 from refstudy.tables import ROUNDING_NATS
+
+
+class Kept:
+    """The scores of a pass by `key`: those of earlier passes that answer its texts, and what it adds."""
+
+    def __init__(self, folder: Path | None, texts: Iterable[Text]) -> None:
+        self._folder = folder
+        self._out: IO[str] | None = None
+        self.lengths = {key(text.turn): len(text.turn.answer_ids) for text in texts}
+        """Answer tokens of each text that is asked for."""
+        found = {} if folder is None else read(folder)
+        self.logps = {name: row for name, row in found.items() if self.lengths.get(name) == len(row)}
+        self.resumed = len(self.logps)
+        """Texts that an earlier pass has scored."""
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.logps) == len(self.lengths)
+
+    def add(self, name: str, logps: np.ndarray) -> None:
+        """Keeps one score; it is in the operating system's hands when this returns."""
+        self.logps[name] = logps
+        if self._folder is None:
+            return
+        if self._out is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._out = open(self._folder / f"{uuid.uuid4().hex}.jsonl", "x", encoding="utf-8")  # noqa: SIM115 - closed by `kept`
+        self._out.write(json.dumps({"key": name, "logps": logps.tolist()}) + "\n")
+        self._out.flush()
+
+    def of(self, texts: Iterable[Text]) -> list[np.ndarray]:
+        """The token log-probs in nats of each text, all of which must be there."""
+        return [self.logps[key(text.turn)] for text in texts]
+
+    def close(self) -> None:
+        if self._out is not None:
+            self._out.close()
+
+
+@contextmanager
+def kept(folder: Path | None, texts: Iterable[Text]) -> Iterator[Kept]:
+    """The scores of a pass over `texts`, kept in `folder`; in memory alone without one."""
+    scores = Kept(folder, texts)
+    try:
+        yield scores
+    finally:
+        scores.close()
 
 
 def key(turn: Turn) -> str:
@@ -22,38 +71,21 @@ def key(turn: Turn) -> str:
     return hashlib.sha256(json.dumps([turn.prompt_ids, turn.answer_ids]).encode()).hexdigest()
 
 
-def read(file: Path) -> dict[str, np.ndarray]:
-    """The answer's token log-probs in nats by `key`, as far as whole lines hold them; empty without a file."""
-    if not file.exists():
-        return {}
-    rows = (_row(line) for line in file.read_bytes().split(b"\n"))
+def read(folder: Path) -> dict[str, np.ndarray]:
+    """The answer's token log-probs in nats by `key`, as far as whole lines of the folder's files hold them; empty without one."""
+    rows = (_row(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_bytes().split(b"\n"))
     return dict(row for row in rows if row is not None)
-
-
-@contextmanager
-def appending(file: Path) -> Iterator[IO[str]]:
-    """The file, made if absent, for `add`; a torn last line is closed first."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "a+b") as whole:
-        size = whole.seek(0, 2)
-        whole.seek(max(0, size - 1))
-        if whole.read(1) not in (b"", b"\n"):
-            whole.write(b"\n")
-    with open(file, "a", encoding="utf-8") as out:
-        yield out
-
-
-def add(out: IO[str], name: str, logps: np.ndarray) -> None:
-    """Appends one score; it is in the operating system's hands when this returns."""
-    out.write(json.dumps({"key": name, "logps": logps.tolist()}) + "\n")
-    out.flush()
 
 
 def _row(line: bytes) -> tuple[str, np.ndarray] | None:
     try:
         row = json.loads(line)
         logps = np.array(row["logps"], dtype=np.float64)
-        sound = logps.ndim == 1 and np.isfinite(logps).all() and (logps <= ROUNDING_NATS).all()
-        return (row["key"], logps) if sound else None
+        return (row["key"], logps) if logps.ndim == 1 and is_sound(logps) else None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def is_sound(logps: np.ndarray) -> bool:
+    """Whether all are finite numbers of nats of at most 0."""
+    return bool(np.isfinite(logps).all() and (logps <= ROUNDING_NATS).all())

@@ -13,7 +13,7 @@ from refstudy.recipes import Recipe
 from refstudy.store import Store
 
 GIVEN = (
-    *(recipes.Hub, recipes.Local, recipes.Adapter, recipes.GoldJudge, recipes.RewardJudge),
+    *(recipes.Hub, recipes.Local, recipes.Adapter, recipes.Rounded, recipes.GoldJudge, recipes.RewardJudge),
     *(recipes.Constant, recipes.Prior, recipes.Column, recipes.Server, recipes.Mixture, recipes.Derived),
 )
 """Recipes that name what exists elsewhere or only combine others: nothing is made for them."""
@@ -116,20 +116,20 @@ def trains(cell: Cell, store: Store) -> bool:
 def reference_passes(cells: Iterable[Cell], store: Store) -> list[list[Recipe]]:
     """What is scored after the cells, grouped so that each group loads one reference once.
 
-    A group holds the reference's own answers and verdicts and its log-probs of every cell's answers (KL to the
-    reference). Cells without answers, such as those that failed, are left out, and references that are no model: these neither
-    answer nor score new text.
+    A group holds the reference's own answers and verdicts and its log-probs of every cell's answers (KL to the reference); of a
+    server the log-probs alone, since a completions server is asked to score, not to answer. Cells without answers, such as those
+    that failed, are left out, and references that are neither model nor server: these can score no new text.
     """
     groups: dict[str, list[Recipe]] = {}
     for cell in cells:
         if not store.has(cell.completions):
             continue
         reference = cell.dpo.table.scorer
-        if not isinstance(reference, recipes.Model):
+        if not isinstance(reference, recipes.Model | recipes.Server):
             continue
         group = groups.setdefault(fingerprint(reference), [])
         table = recipes.Table(scorer=reference, texts=cell.completions)
-        if own_verdicts(cell) not in group:
+        if isinstance(reference, recipes.Model) and own_verdicts(cell) not in group:
             group += missing([own_verdicts(cell)], store)
         if not store.has(table):
             group.append(table)
@@ -158,6 +158,8 @@ def title(recipe: Recipe) -> str:
             return Path(recipe.path).name
         case recipes.Adapter():
             return f"{title(recipe.base)} with adapter"
+        case recipes.Rounded():
+            return f"{title(recipe.model)} in {recipe.quantise or recipe.precision}"
         case recipes.Sft():
             return f"SFT of {title(recipe.start)}"
         case recipes.Dpo():

@@ -25,7 +25,7 @@ from refstudy import recipes
 from refstudy.measurement import Measurement
 from refstudy.recipes import Recipe
 
-STAGES = ("models", "pairs", "tables", "cells", "references")
+STAGES = ("models", "pairs", "parts", "tables", "cells", "references")
 REPORT_EVERY_S = 0.5
 POLL_EVERY_S = 0.5
 LINE_EVERY_S = 20.0

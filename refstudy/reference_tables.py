@@ -1,23 +1,39 @@
-"""The making of tables: any reference over pairs, and any model over answers.
+"""The making of tables: any reference over pairs, and any model or server over answers.
 
 Invariant: a table is written only when it is whole, and about the text of the token pairs that it is made for.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from refstudy import chat, checkpoints, composed, data, models, recipes, scoring, server, tables, token_pairs
+from refstudy import (
+    chat,
+    checkpoints,
+    composed,
+    data,
+    models,
+    partial_scores,
+    passes,
+    recipes,
+    scoring,
+    server,
+    tables,
+    token_pairs,
+)
 from refstudy.artefacts import read_completions, read_pair_table, read_pairs, read_prompts, read_token_pairs
 from refstudy.measurement import Emit
-from refstudy.shelf import Policy, Shelf
+from refstudy.partial_scores import Kept
+from refstudy.passes import WHOLE, Shard, Text
+from refstudy.shelf import Shelf, Speaker
 from refstudy.store import Store
 from refstudy.token_pairs import TokenPair
 
 
 def write_pairs(recipe: recipes.Table, store: Store, folder: Path, emit: Emit, shelf: Shelf) -> None:
-    """The table of any reference over pairs: scored by a model, read from a file, or made of other tables."""
+    """The table of any reference over pairs: scored by a model or server, read from a file, or made of other tables."""
     assert not isinstance(recipe.texts, recipes.Completions)
     pairs = read_token_pairs(recipe.texts, store)
     summary: dict[str, Any] = {"tokens_scored": 0}
@@ -37,22 +53,94 @@ def write_pairs(recipe: recipes.Table, store: Store, folder: Path, emit: Emit, s
         case recipes.Derived() as part:
             of, own = _table(part.of, recipe.texts, store), _table(part.own, recipe.texts, store)
             table = composed.derived(of, own, part.keep, part.factor, part.seed, pairs)
-        case recipes.Server() as served:
-            table, summary = server.score_pairs(
-                served, models.load_tokenizer(checkpoints.checkpoint(served.tokenizer, store)), pairs, folder, emit
-            )
-        case recipes.Prior(model=model, prompt=prompt):
-            blank = [replace(pair, messages=[{"role": "user", "content": prompt}]) for pair in pairs]
-            scored = _scored(shelf.take(model), blank, emit)
-            table, summary = replace(scored.table, bytes_sha256=[pair.text_sha256 for pair in pairs]), scored.summary
-        case model:
-            scored = _scored(shelf.take(model), pairs, emit)
-            table, summary = scored.table, scored.summary
+        case scorer:
+            speaker = _speaker(scorer, store, shelf)
+            texts = _asked_of_pairs(scorer, speaker, pairs)
+            with partial_scores.kept(store.partial(recipe), texts) as kept:
+                summary = _score(scorer, speaker, texts, kept, emit, shelf)
+                table = passes.pair_table(pairs, texts, kept.of(texts))
     tables.write_pairs(folder, table, summary)
 
 
-def _scored(scorer: Policy, pairs: list[TokenPair], emit: Emit) -> scoring.Scored:
-    return scoring.score_pairs(scorer.model, scorer.tokenizer, pairs, emit, scorer.system_role)
+def write_completions(recipe: recipes.Table, store: Store, folder: Path, emit: Emit, shelf: Shelf) -> None:
+    """The table of a model or server over a policy's answers: tokens as they were drawn where the tokenizer is the policy's, else
+    text."""
+    assert isinstance(recipe.texts, recipes.Completions)
+    speaker, drawn_with = _speaker(recipe.scorer, store, shelf), _drawn_with(recipe.texts, store)
+    texts = _asked_of_answers(recipe.texts, speaker, drawn_with, store)
+    prompts, answers = read_prompts(recipe.texts.prompts, store), read_completions(recipe.texts, store)
+    with partial_scores.kept(store.partial(recipe), texts) as kept:
+        summary = _score(recipe.scorer, speaker, texts, kept, emit, shelf)
+        table = passes.completion_table(answers, texts, kept.of(texts))
+    as_drawn, share = chat.same_tokens(speaker.tokenizer, drawn_with.tokenizer), 0.0
+    if not as_drawn:
+        system = recipe.texts.sampling.system
+        share = scoring.retokenised_share(drawn_with.tokenizer, prompts, answers, system, drawn_with.system_role)
+    tables.write_completions(folder, table, {"as_drawn": as_drawn, "retokenised_share": share, **summary})
+
+
+def score_shard(recipe: recipes.Table, shard: Shard, store: Store, emit: Emit, shelf: Shelf) -> None:
+    """Scores one worker's part of a model's table; it lies beside the store's artefacts until the table is made of all parts."""
+    speaker = _speaker(recipe.scorer, store, shelf)
+    if isinstance(recipe.texts, recipes.Completions):
+        texts = _asked_of_answers(recipe.texts, speaker, _drawn_with(recipe.texts, store), store)
+    else:
+        texts = _asked_of_pairs(recipe.scorer, speaker, read_token_pairs(recipe.texts, store))
+    with partial_scores.kept(store.partial(recipe), texts) as kept:
+        _score(recipe.scorer, speaker, texts, kept, emit, shelf, shard)
+
+
+def write_selection(recipe: recipes.Selection, store: Store, folder: Path) -> None:
+    pairs = read_token_pairs(recipe.pairs, store)
+    of, own = _table(recipe.of, recipe.pairs, store), _table(recipe.own, recipe.pairs, store)
+    token_pairs.write(folder, composed.selected(of, own, pairs), [])
+
+
+def _score(
+    scorer: recipes.Scorer, speaker: Speaker, texts: list[Text], kept: Kept, emit: Emit, shelf: Shelf, shard: Shard = WHOLE
+) -> dict[str, Any]:
+    """Scores what no earlier pass has, and tells of it: `duration_s` is this process's alone, `texts_resumed` what it found."""
+    begun, about = time.perf_counter(), dict[str, Any]()
+    if isinstance(scorer, recipes.Server):
+        about = server.score_missing(scorer, speaker.tokenizer, texts, kept, emit)
+    elif not kept.is_whole:  # else the model need not be loaded
+        policy = shelf.take(_model(scorer))
+        scoring.score_missing(policy.model, policy.tokenizer, texts, kept, emit, shard)
+    duration_s = time.perf_counter() - begun
+    return {"tokens_scored": passes.token_count(texts), "duration_s": duration_s, "texts_resumed": kept.resumed, **about}
+
+
+def _asked_of_pairs(scorer: recipes.Scorer, speaker: Speaker, pairs: Sequence[TokenPair]) -> list[Text]:
+    if isinstance(scorer, recipes.Prior):
+        pairs = [replace(pair, messages=[{"role": "user", "content": scorer.prompt}]) for pair in pairs]
+    return passes.pair_texts(speaker.tokenizer, pairs, speaker.system_role)
+
+
+def _asked_of_answers(texts: recipes.Completions, speaker: Speaker, drawn_with: Speaker, store: Store) -> list[Text]:
+    prompts, answers = read_prompts(texts.prompts, store), read_completions(texts, store)
+    as_drawn = chat.same_tokens(speaker.tokenizer, drawn_with.tokenizer)
+    return passes.completion_texts(speaker.tokenizer, prompts, answers, texts.sampling.system, speaker.system_role, as_drawn)
+
+
+def _speaker(scorer: recipes.Scorer, store: Store, shelf: Shelf) -> Speaker:
+    """How the scorer writes what it is asked."""
+    if isinstance(scorer, recipes.Server):
+        at = checkpoints.tokenizer(scorer.tokenizer)
+        return Speaker(models.load_tokenizer(at), at.system_role, at)
+    return shelf.speaker(_model(scorer))
+
+
+def _drawn_with(texts: recipes.Completions, store: Store) -> Speaker:
+    """How a policy speaks whose weights may be gone: as its start does."""
+    source = texts.source
+    at = checkpoints.checkpoint(source.start if isinstance(source, recipes.Dpo) else source, store)
+    return Speaker(models.load_tokenizer(at), at.system_role, at)
+
+
+def _model(scorer: recipes.Scorer) -> recipes.Model:
+    model = scorer.model if isinstance(scorer, recipes.Prior) else scorer
+    assert isinstance(model, recipes.Model)
+    return model
 
 
 def _table(scorer: recipes.Scorer, texts: recipes.TokenPairs, store: Store) -> tables.PairTable:
@@ -69,26 +157,3 @@ def _from_columns(column: recipes.Column, texts: recipes.TokenPairs, pairs: list
         read_pairs(texts.pairs, store),
         pairs,
     )
-
-
-def write_selection(recipe: recipes.Selection, store: Store, folder: Path) -> None:
-    pairs = read_token_pairs(recipe.pairs, store)
-    of, own = _table(recipe.of, recipe.pairs, store), _table(recipe.own, recipe.pairs, store)
-    token_pairs.write(folder, composed.selected(of, own, pairs), [])
-
-
-def write_completions(recipe: recipes.Table, store: Store, folder: Path, emit: Emit, shelf: Shelf) -> None:
-    """The table of a model over a policy's answers: tokens as they were drawn where the tokenizer is the policy's, else text."""
-    assert isinstance(recipe.texts, recipes.Completions)
-    assert isinstance(recipe.scorer, recipes.Model)
-    scorer, begun = shelf.take(recipe.scorer), time.perf_counter()
-    prompts, answers = read_prompts(recipe.texts.prompts, store), read_completions(recipe.texts, store)
-    source, system = recipe.texts.source, recipe.texts.sampling.system
-    # A trained policy's weights may be gone; it speaks as its start does.
-    at = checkpoints.checkpoint(source.start if isinstance(source, recipes.Dpo) else source, store)
-    drawn_with = models.load_tokenizer(at)
-    as_drawn = chat.same_tokens(scorer.tokenizer, drawn_with)
-    table = scoring.score_completions(scorer.model, scorer.tokenizer, prompts, answers, system, emit, scorer.system_role, as_drawn)
-    share = 0.0 if as_drawn else scoring.retokenised_share(drawn_with, prompts, answers, system, at.system_role)
-    summary = {"as_drawn": as_drawn, "retokenised_share": share, "duration_s": time.perf_counter() - begun}
-    tables.write_completions(folder, table, summary)

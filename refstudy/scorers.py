@@ -66,7 +66,7 @@ def scorer(name: str, around: Surroundings, trail: tuple[str, ...] = ()) -> reci
         case spec.DerivedReference():
             return _derived(entry, around, trail, f"references.{name}")
         case _:
-            return entries.model(entry, around.spec.data, f"references.{name}", around.place)
+            return entries.reference(entry, around.spec.data, f"references.{name}", around.place)
 
 
 def _entry(name: str, around: Surroundings, trail: tuple[str, ...]) -> Any:
@@ -116,6 +116,8 @@ def _trained(entry: spec.TrainedReference, around: Surroundings, trail: tuple[st
     if entry.sft is None and entry.dpo is None:
         raise SpecError(f"{key}: expected `sft`, `dpo` or both")
     start = _model(entry.of, around, trail)
+    if isinstance(start, recipes.Rounded):
+        start = start.model  # training begins with the weights themselves
     if entry.sft is not None:
         start = entries.fine_tuned(start, entry.sft, around.spec.data, f"{key}.sft", around.place)
     if entry.dpo is None:

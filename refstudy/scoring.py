@@ -1,13 +1,13 @@
 """Log-probs of given text by a model: how any model becomes a reference.
 
-Invariant: a scorer reads text, not tokens. It renders the same conversation and the same answer by its own template and
-tokenizer; the sum over its tokens is log p(answer | prompt) in nats whatever the tokenizer. An answer's end of turn is scored
-if the answer is complete. Sums are float64 over float32 log-softmax, and do not depend on what shares a batch.
+Invariant: sums are float64 over float32 log-softmax, whatever precision the model computes in. In fp32 they do not depend on what
+shares a batch; in every precision they do not depend on how many workers share the pass.
 """
 
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from refstudy import chat
+from refstudy import chat, models, partial_scores, passes
 from refstudy.checkpoints import SystemRole
 from refstudy.errors import ModelError
 from refstudy.measurement import Emit, Measurement, silent
+from refstudy.partial_scores import Kept
+from refstudy.passes import WHOLE, Shard, Text
 from refstudy.tables import CompletionTable, PairTable
 from refstudy.texts import Completion, Prompt
 from refstudy.token_pairs import TokenPair
@@ -43,30 +45,15 @@ def score_pairs(
     pairs: list[TokenPair],
     emit: Emit = silent,
     system_role: SystemRole = "keep",
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> Scored:
     """The model's table over the pairs, rows in the order of `pairs`; per token where all its tokens are the policy's."""
     begun = time.perf_counter()
-    chosen = [_turn(tokenizer, pair, pair.chosen, pair.chosen_complete, system_role) for pair in pairs]
-    rejected = [_turn(tokenizer, pair, pair.rejected, pair.rejected_complete, system_role) for pair in pairs]
-    shared = all(
-        yes.prompt_ids == pair.prompt_ids and yes.answer_ids == pair.chosen_ids and no.answer_ids == pair.rejected_ids
-        for yes, no, pair in zip(chosen, rejected, pairs, strict=True)
-    )
-    logps = answer_logps(model, [*chosen, *rejected], tokenizer.pad_token_id, emit, batch_tokens)
-    chosen_logps, rejected_logps = logps[: len(pairs)], logps[len(pairs) :]
-    table = PairTable(
-        pair_ids=[pair.pair_id for pair in pairs],
-        chosen_logp_sum=sums(chosen_logps),
-        rejected_logp_sum=sums(rejected_logps),
-        chosen_tokens=np.array([len(turn.answer_ids) for turn in chosen]),
-        rejected_tokens=np.array([len(turn.answer_ids) for turn in rejected]),
-        bytes_sha256=[pair.text_sha256 for pair in pairs],
-        chosen_logps=chosen_logps if shared else None,
-        rejected_logps=rejected_logps if shared else None,
-    )
-    tokens = sum(len(turn.prompt_ids) + len(turn.answer_ids) for turn in (*chosen, *rejected))
-    return Scored(table, {"tokens_scored": tokens, "duration_s": time.perf_counter() - begun})
+    texts = passes.pair_texts(tokenizer, pairs, system_role)
+    with partial_scores.kept(None, texts) as kept:
+        score_missing(model, tokenizer, texts, kept, emit, batch_tokens=batch_tokens)
+    table = passes.pair_table(pairs, texts, kept.of(texts))
+    return Scored(table, {"tokens_scored": passes.token_count(texts), "duration_s": time.perf_counter() - begun})
 
 
 def score_completions(
@@ -78,48 +65,66 @@ def score_completions(
     emit: Emit = silent,
     system_role: SystemRole = "keep",
     as_drawn: bool = False,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> CompletionTable:
-    """log p(answer | prompt) of each completion by the model; terminated answers with the end of turn.
+    """log p(answer | prompt) of each completion by the model, as `passes.completion_texts` has them."""
+    texts = passes.completion_texts(tokenizer, prompts, completions, system, system_role, as_drawn)
+    with partial_scores.kept(None, texts) as kept:
+        score_missing(model, tokenizer, texts, kept, emit, batch_tokens=batch_tokens)
+    return passes.completion_table(completions, texts, kept.of(texts))
 
-    `as_drawn`: the completions' tokens are this tokenizer's, and are scored as they were drawn. Otherwise their text is, by this
-    model's own tokens: what a tokenizer cannot keep (half a character, written U+FFFD; a letter that it normalises) as it reads it.
-    An answer that never ended is scored as it stands: the probability that the model begins with it.
+
+def score_missing(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[Text],
+    kept: Kept,
+    emit: Emit = silent,
+    shard: Shard = WHOLE,
+    batch_tokens: int | None = None,
+) -> None:
+    """Adds to `kept` the scores of the shard's texts that it lacks; each batch is kept before the next is begun.
+
+    Batches are those of the whole pass, however many share it and however often it was cut off, so that rounding, which depends on
+    what shares a batch, is the same; a batch that was cut off is scored again. ModelError names the text that cannot be scored.
     """
-    asked = {prompt.prompt_id: prompt.messages for prompt in prompts}
-    if as_drawn:
-        opened = {name: chat.prompt_ids(tokenizer, messages, system, system_role) for name, messages in asked.items()}
-        turns = [chat.Turn(opened[each.prompt_id], each.token_ids) for each in completions]
-    else:
-        turns = [
-            chat.turn(tokenizer, asked[each.prompt_id], each.text, each.terminated, system, system_role, exact=False)
-            for each in completions
-        ]
-    logps = answer_logps(model, turns, tokenizer.pad_token_id, emit, batch_tokens)
-    return CompletionTable(
-        prompt_ids=[each.prompt_id for each in completions],
-        logp_sum=sums(logps),
-        tokens=np.array([len(turn.answer_ids) for turn in turns]),
-        answer_bytes=np.array([len(each.text.encode()) for each in completions]),
-    )
+    turns, keys = [text.turn for text in texts], [partial_scores.key(text.turn) for text in texts]
+    _check_fit(model, texts)
+    batches = list(length_batches(turns, batch_tokens or BATCH_TOKENS, _vocabulary(model)))[shard.number :: shard.of]
+    done, total = 0, sum(map(len, batches))
+    with _evaluating(model):
+        for rows in batches:
+            done += len(rows)
+            if all(keys[row] in kept.logps for row in rows):
+                continue
+            logps = _batch_logps(model, [turns[row] for row in rows], tokenizer.pad_token_id)
+            unsound = [row for row, each in zip(rows, logps, strict=True) if not partial_scores.is_sound(each)]
+            for row, each in zip(rows, logps, strict=True):
+                if row not in unsound:
+                    kept.add(keys[row], each)
+            if unsound:
+                raise _overflow(model, texts[unsound[0]], logps[rows.index(unsound[0])])
+            emit(Measurement("score", done, total, {}))
+
+
+def answer_logps(
+    model: PreTrainedModel, turns: list[chat.Turn], pad_id: int, emit: Emit = silent, batch_tokens: int | None = None
+) -> list[np.ndarray]:
+    """log p of each answer's tokens given the prompt and the tokens before, float32 nats, in the order of `turns`."""
+    _check_fit(model, [Text(f"text {number}", turn) for number, turn in enumerate(turns, 1)])
+    found: dict[int, np.ndarray] = {}
+    with _evaluating(model):
+        for rows in length_batches(turns, batch_tokens or BATCH_TOKENS, _vocabulary(model)):
+            found |= dict(zip(rows, _batch_logps(model, [turns[row] for row in rows], pad_id), strict=True))
+            emit(Measurement("score", len(found), len(turns), {}))
+    return [found[row] for row in range(len(turns))]
 
 
 @torch.inference_mode()
-def answer_logps(
-    model: PreTrainedModel, turns: list[chat.Turn], pad_id: int, emit: Emit = silent, batch_tokens: int = BATCH_TOKENS
-) -> list[np.ndarray]:
-    """log p of each answer's tokens given the prompt and the tokens before, float32 nats, in the order of `turns`."""
-    _check_context(model, turns)
-    was_training = model.training
-    model.eval()
-    found: dict[int, np.ndarray] = {}
-    for rows in length_batches(turns, batch_tokens, _vocabulary(model)):
-        logits, targets, counts = answer_logits(model, [turns[row] for row in rows], pad_id)
-        logps = logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0].cpu().numpy()
-        found |= dict(zip(rows, np.split(logps, np.cumsum(counts)[:-1]), strict=True))
-        emit(Measurement("score", len(found), len(turns), {}))
-    model.train(was_training)
-    return [found[row] for row in range(len(turns))]
+def _batch_logps(model: PreTrainedModel, turns: list[chat.Turn], pad_id: int) -> list[np.ndarray]:
+    logits, targets, counts = answer_logits(model, turns, pad_id)
+    logps = logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0].cpu().numpy()
+    return np.split(logps, np.cumsum(counts)[:-1])
 
 
 def answer_logits(model: PreTrainedModel, turns: list[chat.Turn], pad_id: int) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
@@ -135,11 +140,12 @@ def answer_logits(model: PreTrainedModel, turns: list[chat.Turn], pad_id: int) -
         whole = turn.prompt_ids + turn.answer_ids
         ids[row, : len(whole)], mask[row, : len(whole)] = torch.tensor(whole), 1
         wanted[row, len(turn.prompt_ids) : len(whole)] = True
-    ids, mask, wanted = ids.to(model.device), mask.to(model.device), wanted.to(model.device)
+    device = models.input_device(model)
+    ids, mask, wanted = ids.to(device), mask.to(device), wanted.to(device)
     keep = {}
     if "logits_to_keep" in inspect.signature(type(model).forward).parameters:
-        keep = {"logits_to_keep": torch.arange(first, width - 1, device=model.device)}
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **keep).logits
+        keep = {"logits_to_keep": torch.arange(first, width - 1, device=device)}
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **keep).logits.to(device)
     here = logits if keep else logits[:, first : width - 1]
     return here[wanted[:, first + 1 :]], ids[wanted], [len(turn.answer_ids) for turn in turns]
 
@@ -177,26 +183,47 @@ def retokenised_share(
     return other / len(completions) if completions else 0.0
 
 
-def sums(logps: list[np.ndarray]) -> np.ndarray:
-    """(N,) float64 sums of each row's token log-probs."""
-    return np.array([row.sum(dtype=np.float64) for row in logps])
+sums = passes.sums
 
 
-def _turn(tokenizer: PreTrainedTokenizerBase, pair: TokenPair, answer: str, complete: bool, system_role: SystemRole) -> chat.Turn:
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
     try:
-        return chat.turn(tokenizer, pair.messages, answer, complete, system_role=system_role)
-    except ModelError as error:
-        raise ModelError(f"pair {pair.pair_id!r}: {error}") from error
+        yield
+    finally:
+        model.train(was_training)
 
 
-def _check_context(model: PreTrainedModel, turns: list[chat.Turn]) -> None:
+def _check_fit(model: PreTrainedModel, texts: Sequence[Text]) -> None:
+    """ModelError for a text that is longer than the model's context, or that has tokens which the model does not know."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    longest = max((len(turn.prompt_ids) + len(turn.answer_ids) for turn in turns), default=0)
-    if context is not None and longest > context:
-        raise ModelError(
-            f"a text to score has {longest} tokens in this model's tokenizer, more than its context of {context}; "
-            "lower train.max_length, or use a reference with a longer context"
-        )
+    known = _vocabulary(model)
+    for text in texts:
+        ids = text.turn.prompt_ids + text.turn.answer_ids
+        if context is not None and len(ids) > context:
+            raise ModelError(
+                f"{text.name} has {len(ids)} tokens in the tokenizer of {_name(model)}, more than its context of {context}; lower "
+                "train.max_length, or use a reference with a longer context"
+            )
+        if max(ids) >= known:
+            raise ModelError(
+                f"{text.name} has the token {max(ids)}, and {_name(model)} knows {known:,} tokens, up to {known - 1}; expected the "
+                "tokenizer that the model was trained with: save that one beside its weights"
+            )
+
+
+def _overflow(model: PreTrainedModel, text: Text, logps: np.ndarray) -> ModelError:
+    wrong = logps[~np.isfinite(logps)]
+    return ModelError(
+        f"{text.name}: {_name(model)} gives {len(wrong)} of {len(logps)} tokens no finite log-prob (first: {wrong[0]}); expected "
+        "nats of at most 0: look for damaged weights, or for overflow: score with `precision: fp32`. What is scored is kept"
+    )
+
+
+def _name(model: PreTrainedModel) -> str:
+    return f"checkpoint {model.name_or_path!r}" if model.name_or_path else "this model"
 
 
 def _vocabulary(model: PreTrainedModel) -> int:

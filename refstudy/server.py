@@ -7,7 +7,6 @@ are exact.
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -17,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from refstudy import chat, partial_scores, recipes
+from refstudy import chat, partial_scores, passes, recipes
 from refstudy.chat import Turn
 from refstudy.endpoint import Endpoint, endpoint
 from refstudy.errors import ModelError
 from refstudy.measurement import Emit, Measurement, silent
+from refstudy.partial_scores import Kept
+from refstudy.passes import Text
 from refstudy.server_form import Vocabulary, generation_request, read_generation, read_scores, scoring_request
 from refstudy.tables import PairTable
 from refstudy.token_pairs import TokenPair
@@ -49,85 +50,54 @@ class Check:
     largest_nats: float
 
 
-@dataclass(frozen=True)
-class _Text:
-    """A prompt with an answer to be scored, and the words that name it in messages."""
-
-    name: str
-    turn: Turn
-
-
 def score_pairs(
     served: recipes.Server, tokenizer: chat.Tokenizer, pairs: list[TokenPair], partial: Path, emit: Emit = silent
 ) -> tuple[PairTable, dict[str, Any]]:
     """(the served model's table over the pairs, rows in their order; what is worth knowing about its making).
 
-    `partial` keeps each score as soon as it is there, and what it holds already is not asked again; it is the caller's to remove
-    once the table is published. ModelError if the server fails the check, refuses a text, or gives up.
+    `partial` is the folder of the scores as they come in; what it holds already is not asked again.
     """
-    begun = time.perf_counter()
-    chosen = [_turn(served, tokenizer, pair, pair.chosen, pair.chosen_complete) for pair in pairs]
-    rejected = [_turn(served, tokenizer, pair, pair.rejected, pair.rejected_complete) for pair in pairs]
-    texts: dict[str, _Text] = {}
-    for pair, *turns in zip(pairs, chosen, rejected, strict=True):
-        for side, turn in zip(("chosen", "rejected"), turns, strict=True):
-            texts.setdefault(partial_scores.key(turn), _Text(f"pair {pair.pair_id!r} ({side})", turn))
-    known = {key: logps for key, logps in partial_scores.read(partial).items() if _fits(logps, texts.get(key))}
-    summary: dict[str, Any] = {"texts_resumed": len(known)}
-    if len(known) < len(texts):
-        client = _Client(served, Vocabulary(tokenizer))
-        check = client.check(texts, known)
-        summary |= {"check_tokens": check.tokens, "check_median_nats": check.median_nats, "check_largest_nats": check.largest_nats}
-        known |= _score_missing(client, texts, known, partial, emit)
-    tokens = sum(len(turn.prompt_ids) + len(turn.answer_ids) for turn in (*chosen, *rejected))
-    return _table(pairs, chosen, rejected, known), {
-        "tokens_scored": tokens,
-        "duration_s": time.perf_counter() - begun,
-        **summary,
-    }
+    texts = passes.pair_texts(tokenizer, pairs, served.tokenizer.system_role)
+    with partial_scores.kept(partial, texts) as kept:
+        summary = {"texts_resumed": kept.resumed, **score_missing(served, tokenizer, texts, kept, emit)}
+        return passes.pair_table(pairs, texts, kept.of(texts)), {"tokens_scored": passes.token_count(texts), **summary}
 
 
 def check(served: recipes.Server, tokenizer: chat.Tokenizer, turns: list[Turn]) -> Check:
     """How well the server agrees with itself after the prompts of `turns`, before it is asked for a table; ModelError if it does
     not, or cannot be reached."""
-    texts = {partial_scores.key(turn): _Text(f"text {place}", turn) for place, turn in enumerate(turns, 1)}
+    texts = {partial_scores.key(turn): Text(f"text {place}", turn) for place, turn in enumerate(turns, 1)}
     return _Client(served, Vocabulary(tokenizer)).check(texts, {})
 
 
-def _turn(served: recipes.Server, tokenizer: chat.Tokenizer, pair: TokenPair, answer: str, complete: bool) -> Turn:
-    try:
-        return chat.turn(tokenizer, pair.messages, answer, complete, system_role=served.tokenizer.system_role)
-    except ModelError as error:
-        raise ModelError(f"pair {pair.pair_id!r}: {error}") from error
+def score_missing(
+    served: recipes.Server, tokenizer: chat.Tokenizer, texts: list[Text], kept: Kept, emit: Emit = silent
+) -> dict[str, Any]:
+    """Adds to `kept` the scores that it lacks, each as soon as it is there; returns how well the server agreed with itself.
 
-
-def _fits(logps: np.ndarray, text: _Text | None) -> bool:
-    return text is not None and len(logps) == len(text.turn.answer_ids)
-
-
-def _score_missing(
-    client: "_Client", texts: dict[str, _Text], known: dict[str, np.ndarray], partial: Path, emit: Emit
-) -> dict[str, np.ndarray]:
-    """The answers' token log-probs by key, of the texts that are not known; each is kept in `partial` before the next is read.
-
-    After the first failure nothing new is asked; what is under way is waited for and kept, then the failure is raised.
+    ModelError if the server fails the check, refuses a text, or gives up. After the first failure nothing new is asked; what is
+    under way is waited for and kept, then the failure is raised.
     """
-    found: dict[str, np.ndarray] = {}
+    if kept.is_whole:
+        return {}
+    by_key = {partial_scores.key(text.turn): text for text in texts}
+    client = _Client(served, Vocabulary(tokenizer))
+    check = client.check(by_key, kept.logps)
     failure: ModelError | None = None
-    missing = [key for key in texts if key not in known]
-    with partial_scores.appending(partial) as out:
-        for key, fetched in client.fetch(missing, lambda key: client.scoring(texts[key].turn)):
-            try:
-                found[key] = client.answer_logps(fetched(), texts[key].turn)
-            except ModelError as error:
-                failure = failure or client.named(error, texts[key].name)
-                client.stop.set()
-                continue
-            partial_scores.add(out, key, found[key])
-            emit(Measurement("score", len(known) + len(found), len(texts), {}))
+    first = {tuple(text.turn.prompt_ids): place for place, text in reversed(list(enumerate(texts)))}
+    missing = [key for key in by_key if key not in kept.logps]
+    missing.sort(key=lambda key: first[tuple(by_key[key].turn.prompt_ids)])  # a server that caches beginnings reads each once
+    for key, fetched in client.fetch(missing, lambda key: client.scoring(by_key[key].turn)):
+        try:
+            kept.add(key, client.answer_logps(fetched(), by_key[key].turn))
+        except ModelError as error:
+            failure = failure or client.named(error, by_key[key].name)
+            client.stop.set()
+            continue
+        emit(Measurement("score", len(kept.logps), len(by_key), {}))
     if failure is not None:
         raise failure
-    return found
+    return {"check_tokens": check.tokens, "check_median_nats": check.median_nats, "check_largest_nats": check.largest_nats}
 
 
 class _Client:
@@ -167,14 +137,14 @@ class _Client:
             finally:
                 self.stop.set()
 
-    def check(self, texts: dict[str, _Text], known: dict[str, np.ndarray]) -> Check:
+    def check(self, texts: dict[str, Text], known: dict[str, np.ndarray]) -> Check:
         """How well the server agrees with itself, and with one text that an earlier pass has scored; ModelError if it does not."""
         drawn, given, compared = [], [], []
         for seed, text in enumerate(_spread(list(texts.values()), CHECK_DRAWS)):
             ids, logps = self._draw(text, seed)
             if not ids:
                 continue
-            scored = self._score(_Text(f"the check's text {seed + 1}", Turn(text.turn.prompt_ids, ids)))
+            scored = self._score(Text(f"the check's text {seed + 1}", Turn(text.turn.prompt_ids, ids)))
             drawn.append(logps)
             given.append(scored)
             compared += np.abs(logps - scored).tolist()
@@ -191,7 +161,7 @@ class _Client:
     def named(self, error: ModelError, text: str) -> ModelError:
         return ModelError(f"{self._name()}, {text}: {error}")
 
-    def _draw(self, text: _Text, seed: int) -> tuple[list[int], np.ndarray]:
+    def _draw(self, text: Text, seed: int) -> tuple[list[int], np.ndarray]:
         """A continuation of the text's prompt by the server itself."""
         body = generation_request(self.served.form, self.served.model, text.turn.prompt_ids, DRAWN_TOKENS, seed)
         try:
@@ -199,13 +169,13 @@ class _Client:
         except ModelError as error:
             raise self.named(error, f"checked on the prompt of {text.name}") from error
 
-    def _score(self, text: _Text) -> np.ndarray:
+    def _score(self, text: Text) -> np.ndarray:
         try:
             return self.answer_logps(self._endpoint.post(self.scoring(text.turn), self.stop), text.turn)
         except ModelError as error:
             raise self.named(error, text.name) from error
 
-    def _check_known(self, texts: dict[str, _Text], known: dict[str, np.ndarray]) -> None:
+    def _check_known(self, texts: dict[str, Text], known: dict[str, np.ndarray]) -> None:
         for key in list(known)[:1]:
             now = np.abs(self._score(texts[key]) - known[key])
             if np.median(now) > MEDIAN_NATS or now.max() > LARGEST_NATS:
@@ -234,7 +204,7 @@ class _Client:
         return f"server {self.served.base_url} (model {self.served.model!r})"
 
 
-def _spread(texts: list[_Text], count: int) -> list[_Text]:
+def _spread(texts: list[Text], count: int) -> list[Text]:
     """`count` texts, evenly spread over all; some of them again where there are fewer."""
     return [texts[place] for place in np.linspace(0, len(texts) - 1, count).round().astype(int)]
 
@@ -251,22 +221,3 @@ def _shift(drawn: list[np.ndarray], given: list[np.ndarray]) -> int:
         if np.median(np.concatenate(apart)) <= MEDIAN_NATS:
             return shift
     return 0
-
-
-def _table(pairs: list[TokenPair], chosen: list[Turn], rejected: list[Turn], known: dict[str, np.ndarray]) -> PairTable:
-    """The table of log-probs by key; per token where all tokens are the policy's."""
-    shared = all(
-        yes.prompt_ids == pair.prompt_ids and yes.answer_ids == pair.chosen_ids and no.answer_ids == pair.rejected_ids
-        for yes, no, pair in zip(chosen, rejected, pairs, strict=True)
-    )
-    yes, no = ([known[partial_scores.key(turn)] for turn in turns] for turns in (chosen, rejected))
-    return PairTable(
-        pair_ids=[pair.pair_id for pair in pairs],
-        chosen_logp_sum=np.array([row.sum() for row in yes]),
-        rejected_logp_sum=np.array([row.sum() for row in no]),
-        chosen_tokens=np.array([len(turn.answer_ids) for turn in chosen]),
-        rejected_tokens=np.array([len(turn.answer_ids) for turn in rejected]),
-        bytes_sha256=[pair.text_sha256 for pair in pairs],
-        chosen_logps=[row.astype(np.float32) for row in yes] if shared else None,
-        rejected_logps=[row.astype(np.float32) for row in no] if shared else None,
-    )

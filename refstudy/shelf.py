@@ -22,6 +22,15 @@ class Policy:
     system_role: checkpoints.SystemRole
 
 
+@dataclass(frozen=True)
+class Speaker:
+    """How a model writes conversations: enough to know what it is asked, without loading it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    system_role: checkpoints.SystemRole
+    checkpoint: checkpoints.Checkpoint
+
+
 class Shelf:
     """The model used last, kept in memory for the next recipe that asks for it."""
 
@@ -29,18 +38,29 @@ class Shelf:
         self._store = store
         self._name: str | None = None
         self._policy: Policy | None = None
+        self._speaker: tuple[str, Speaker] | None = None
 
     def take(self, recipe: recipes.Model) -> Policy:
         """The model of a recipe, loaded if it is not the one used last."""
         if self._policy is None or self._name != fingerprint(recipe):
             self._policy = None
             gc.collect()  # the model before must be gone from the device before the next is loaded
-            self._policy = load_policy(recipe, self._store)
+            self._policy = _loaded(self.speaker(recipe).checkpoint)
             self._name = fingerprint(recipe)
         return self._policy
 
+    def speaker(self, recipe: recipes.Model) -> Speaker:
+        """How the model of a recipe speaks, without its weights."""
+        if self._speaker is None or self._speaker[0] != fingerprint(recipe):
+            at = checkpoints.checkpoint(recipe, self._store)
+            self._speaker = fingerprint(recipe), Speaker(models.load_tokenizer(at), at.system_role, at)
+        return self._speaker[1]
+
 
 def load_policy(recipe: recipes.Model, store: Store) -> Policy:
-    at = checkpoints.checkpoint(recipe, store)
+    return _loaded(checkpoints.checkpoint(recipe, store))
+
+
+def _loaded(at: checkpoints.Checkpoint) -> Policy:
     model, tokenizer = models.load(at)
     return Policy(model, tokenizer, at.system_role)

@@ -42,6 +42,7 @@ from refstudy.spec_values import (
     Seed,
     Source,
     SweepName,
+    Undivided,
     WarmupShare,
 )
 from refstudy.sweepfile import Document
@@ -205,7 +206,7 @@ Judge = Annotated[GoldJudgeEntry | RewardJudgeEntry, Field(discriminator="kind")
 
 
 class AllResources(Entry):
-    trial: Resources = Resources()
+    trial: Undivided = Resources()
     artefact: Resources = Resources()
     """For models, tables and other shared artefacts, where an entry says nothing else."""
 
@@ -265,6 +266,7 @@ EXECUTION_ONLY = {
     "train.checkpointing": "bounds memory; the same gradient",
     "policies.*.resources": "where an artefact is made",
     "references.*.resources": "where an artefact is made",
+    "references.*.device_map": "where the layers of a model lie; the same sums up to rounding",
     "references.*.base_url": "where a server listens",
     "references.*.concurrency": "requests under way at once",
     "references.*.timeout_s": "how long a request may take",

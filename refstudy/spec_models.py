@@ -20,6 +20,9 @@ from refstudy.spec_values import (
     WarmupShare,
 )
 
+ScoringPrecision = Literal["fp32", "bf16"]
+"""There is no `auto`: what a sweep file says must name the same numbers on every machine."""
+
 
 class LoraEntry(Entry):
     rank: Count = 16
@@ -61,6 +64,8 @@ class MiniatureModel(Entry):
     """Share of the corpus that repeats misconceptions; null: the size's own."""
     statements: Literal["all", "few", "many"] = "all"
     """Length of the demonstrations that the model was fine-tuned on."""
+    precision: ScoringPrecision = "fp32"
+    """Of a reference: see `model` entries."""
     resources: Resources | None = None
 
 
@@ -81,6 +86,8 @@ class ScratchModel(Entry):
     context: Count = 256
     seed: Seed = 0
     sft: SftEntry | None = None
+    precision: ScoringPrecision = "fp32"
+    """Of a reference: see `model` entries."""
     resources: Resources | None = None
 
 
@@ -104,6 +111,12 @@ class CheckpointModel(Entry):
     """A peft adapter on top of `model`: hub name or folder."""
     adapter_revision: str | None = None
     sft: SftEntry | None = None
+    precision: ScoringPrecision = "fp32"
+    """What a reference is loaded in and scores with; part of its identity. PRECISION_FIGURE"""
+    quantise: Literal["int8", "nf4"] | None = None
+    """bitsandbytes' 8-bit or 4-bit weights for a reference that fits nowhere else; needs a GPU. Part of its identity."""
+    device_map: Literal["auto"] | None = None
+    """auto: the layers of a reference that is larger than one device are spread over those that its task has."""
     resources: Resources | None = None
 
 

@@ -87,3 +87,15 @@ class Resources(Entry):
     gpus: NotNegative = 0.0
     custom: dict[Annotated[str, AfterValidator(_custom)], Positive] = {}
     """Ray resources by name, such as {big_gpu: 1}."""
+    shards: Count = 1
+    """Tasks that share the scoring of one table, each with these resources and a copy of the model of its own."""
+
+
+def _undivided(value: "Resources") -> "Resources":
+    if value.shards != 1:
+        raise ValueError("only tables are scored in shards; expected 1")
+    return value
+
+
+Undivided = Annotated[Resources, AfterValidator(_undivided)]
+"""Resources of what is one task."""

@@ -146,12 +146,12 @@ class Store:
             raise _unwritable(self.root, error) from error
         finally:
             claim.release()
-        self.partial(claim.recipe).unlink(missing_ok=True)
+        shutil.rmtree(self.partial(claim.recipe), ignore_errors=True)
         return self.path(claim.recipe)
 
     def partial(self, recipe: Any) -> Path:
-        """A file for what is worth keeping of an artefact half made, whoever goes on with it; removed once it is published."""
-        return self.root / "partial" / f"{_name(recipe)}.jsonl"
+        """A folder for what is worth keeping of an artefact half made, whoever goes on with it; removed once it is published."""
+        return self.root / "partial" / _name(recipe)
 
     def discard(self, recipe: Any) -> None:
         """Removes the artefact, so that it will be made again when it is next needed."""

@@ -44,12 +44,13 @@ LAYERS = (
     *("measures", "memory", "checkpoints", "turns", "datafiles", "store", "records"),
     *("spec_values", "spec_models", "spec", "miniature", "data", "chat", "models", "token_pairs", "tables", "pretraining"),
     *(
+        "passes",
+        "partial_scores",
         "scoring",
         "generation",
         "divergence",
         "judges",
         "training",
-        "partial_scores",
         "composed",
         "server_form",
         "server",
@@ -75,7 +76,7 @@ LAYERS = (
         "reference_scores",
         "demand",
     ),
-    *("scorer_checks", "make", "validation", "verdict", "targets", "tracking", "trial", "alone", "driver", "cli", "__main__"),
+    *("scorer_checks", "make", "validation", "verdict", "targets", "tracking", "trial", "work", "alone", "driver", "cli", "__main__"),
 )
 """Modules and packages of refstudy, the lower ones first: none imports one that stands later."""
 

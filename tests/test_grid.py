@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from refstudy import content, grid, recipes, spec, sweepfile
+from refstudy import content, grid, plan, recipes, spec, sweepfile
 from refstudy.entries import Place
 from refstudy.errors import SpecError
 from refstudy.grid import Cell, Sweep
@@ -55,14 +55,15 @@ def file_document(tmp_path: Path) -> Document:
     model = {
         "kind": "model", "model": "base", "family": "f", "template": "T", "system": "be brief",
         "system_role": "keep", "adapter": "adapter", "sft": json.loads(json.dumps(sft)),
-        "resources": {"cpus": 1.0, "gpus": 0.0, "custom": {"big": 1.0}},
+        "resources": {"cpus": 1.0, "gpus": 0.0, "custom": {"big": 1.0}, "shards": 2},
     }  # fmt: skip
+    reference = {**model, "model": "small", "system": None, "precision": "bf16"}
     return {
         "name": "files",
         "data": {"kind": "file", "path": "pairs.jsonl", "unusable": "drop", "without": ["<s>"], "unicode": "keep",
                  "white_space": "keep", "pairs": 8, "eval_prompts": 4, "validation_pairs": 2},
         "policies": {"p": model},
-        "references": {"self": {"kind": "policy"}, "scratch": scratch, "model": {**model, "model": "small", "system": None}},
+        "references": {"self": {"kind": "policy"}, "scratch": {**scratch, "precision": "bf16"}, "model": reference},
         "axes": {"beta": [0.1], "reference": ["self", "scratch", "model"], "policy": ["p"]},
         "train": {"epochs": 1.0, "batch_pairs": 4, "learning_rate": 1e-4, "max_length": 64, "schedule": "linear",
                   "warmup_share": 0.1, "clip": 1.0, "weight_decay": 0.1, "precision": "fp32", "lora": dict(lora),
@@ -82,7 +83,7 @@ def file_document(tmp_path: Path) -> Document:
 OTHER_WORDS = {
     "drop": "refuse", "keep": "nfc", "cosine": "linear", "linear": "cosine", "fp32": "bf16", "llama": "neox", "human": "flat",
     "north": "south", "south": "north", "small": "large", "large": "small", "none": "full", "all": "few", "few": "many",
-    "pairs.jsonl": "other.jsonl", "base": "base-other", "adapter": "adapter-other",
+    "bf16": "fp32", "nf4": "int8", "pairs.jsonl": "other.jsonl", "base": "base-other", "adapter": "adapter-other",
 }  # fmt: skip
 NO_OTHER_VALUE = ("kind", "*.kind")
 """What an entry is cannot be changed without changing its other keys."""
@@ -137,7 +138,43 @@ def unexpected(document: Document, folder: Path, exempt: tuple[str, ...] = ()) -
 
 
 def test_every_leaf_of_file_data_changes_an_id_or_is_execution_only(file_document: Document, tmp_path: Path) -> None:
+    quantised = {**file_document["references"]["model"], "adapter": None, "quantise": "nf4"}
+    file_document["references"]["quantised"] = quantised
+    file_document["axes"]["reference"].append("quantised")
     assert unexpected(file_document, tmp_path) == []
+
+
+def test_device_map_and_shards_change_no_id_and_are_found_where_they_work(file_document: Document, tmp_path: Path) -> None:
+    before = ids(file_document, tmp_path)
+    file_document["references"]["model"] |= {"device_map": "auto", "resources": {"shards": 4}}
+    cell = grid.cells(sweep_of(file_document, tmp_path))[2]
+    assert ids(file_document, tmp_path) == before
+    assert cell.reference_resources == spec.Resources(shards=4)
+    scorer = cell.dpo.table.scorer
+    assert isinstance(scorer, recipes.Rounded)
+    base = scorer.model.start.base  # type: ignore[union-attr]
+    assert base.device_map == "auto"
+
+
+def test_reference_in_fp32_keeps_the_recipe_that_it_had_before_there_was_a_choice() -> None:
+    plain, chosen = (cells_of(f"references.self={{kind: miniature, family: north, size: small{each}}}")[0]
+                     for each in ("", ", precision: fp32"))  # fmt: skip
+    assert plain.id == chosen.id
+    assert isinstance(plain.dpo.table.scorer, recipes.Sft)
+
+
+def test_rounded_reference_is_rounded_in_all_that_is_made_of_it() -> None:
+    """Its own answers, the mixture and the column derived of it; what is trained from it begins with the weights themselves."""
+    entries = ["references.larger-same.precision=bf16", "references.both={kind: mixture, of: {self: 1, larger-same: 1}}",
+               "references.part={kind: derived, of: larger-same, keep: length_free}",
+               "references.blank={kind: prior, of: larger-same}"]  # fmt: skip
+    cells = {cell.reference: cell for cell in cells_of(*entries, "axes.beta=[1]", "axes.reference=[larger-same,both,part,blank]")}
+    rounded = cells["larger-same"].dpo.table.scorer
+    assert isinstance(rounded, recipes.Rounded)
+    assert plan.own_verdicts(cells["larger-same"]).candidate.source == rounded
+    assert cells["both"].dpo.table.scorer.parts[1].scorer == rounded  # type: ignore[union-attr]
+    assert cells["part"].dpo.table.scorer.of == rounded  # type: ignore[union-attr]
+    assert cells["blank"].dpo.table.scorer.model == rounded  # type: ignore[union-attr]
 
 
 def test_every_leaf_of_the_miniature_changes_an_id_or_is_execution_only() -> None:
@@ -151,6 +188,7 @@ def test_every_leaf_of_the_miniature_changes_an_id_or_is_execution_only() -> Non
             "north_share": 0.05,
             "false_share": 0.3,
             "statements": "few",
+            "precision": "bf16",
         },
     }
     document["axes"] = {"beta": [1]}
@@ -234,6 +272,15 @@ def test_cell_id_is_the_same_for_whole_numbers_written_as_floats() -> None:
         (["references.self={kind: model, model: a/b, system: s}"], "references.self.system: got 's', which changes nothing here"),
         (["references.self={kind: model, model: a/b, adapter_revision: r}"], "adapter_revision: got 'r', but no adapter"),
         (["references.self={kind: model, model: ., revision: v1}"], "revision v1, which only the hub knows: set revision to null"),
+        (["policies.small.precision=bf16"], "policies.small.precision: got bf16, which only references have"),
+        (["policies.small={kind: model, model: a/b, quantise: nf4}"], "policies.small.quantise: got nf4, which only"),
+        (["policies.small={kind: model, model: a/b, device_map: auto}"], "policies.small.device_map: got auto, which only"),
+        (["references.self={kind: model, model: a/b, adapter: c/d, quantise: int8}"], "cannot be merged into quantised weights"),
+        (
+            ["judge={kind: reward_model, start: {kind: model, model: a/b, resources: {shards: 2}}}"],
+            "judge.start.resources.shards: got",
+        ),
+        (["resources.trial.shards=2"], "resources.trial: got"),
         (["judge={kind: reward_model, model: a/b, seed: 1}"], "judge.seed: got 1, which changes nothing beside judge.model"),
         (["judge={kind: reward_model, model: a/b, train: {}}"], "judge.train: got"),
         (["judge={kind: reward_model, start: {kind: model, model: a/b}, revision: r}"], "judge.revision: got 'r'"),
@@ -294,4 +341,4 @@ def test_cells_carry_the_resources_that_their_entries_ask_for(file_document: Doc
     own, scratch, model = grid.cells(sweep_of(file_document, tmp_path))
     assert (own.reference_resources, model.reference_resources) == (None, None)
     assert scratch.reference_resources == spec.Resources(gpus=2.0)
-    assert own.policy_resources == spec.Resources(custom={"big": 1.0})
+    assert own.policy_resources == spec.Resources(custom={"big": 1.0}, shards=2)

@@ -52,6 +52,7 @@ EXAMPLES = [
     recipes.Conversations(source=HUB_DATA, limit=3),
     recipes.Hub(model="org/model", revision="r", template="t", system_role="keep"),
     recipes.Adapter(base=LOCAL, adapter=LOCAL),
+    recipes.Rounded(model=LOCAL, precision="bf16", quantise=None),
     recipes.TrainingLog(model=DPO),
     recipes.Constant(),
     recipes.Prior(model=SFT, prompt="p"),

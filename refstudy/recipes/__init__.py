@@ -14,6 +14,7 @@ from refstudy.recipes.models import Hub as Hub
 from refstudy.recipes.models import Local as Local
 from refstudy.recipes.models import Pretrained as Pretrained
 from refstudy.recipes.models import RewardModel as RewardModel
+from refstudy.recipes.models import Rounded as Rounded
 from refstudy.recipes.models import Scratch as Scratch
 from refstudy.recipes.models import Sft as Sft
 from refstudy.recipes.references import Column as Column
@@ -47,7 +48,7 @@ from refstudy.recipes.verdicts import RewardJudge as RewardJudge
 from refstudy.recipes.verdicts import TrainingLog as TrainingLog
 from refstudy.recipes.verdicts import Verdicts as Verdicts
 
-Model = Hub | Local | Adapter | Pretrained | Scratch | Sft | Dpo
+Model = Hub | Local | Adapter | Rounded | Pretrained | Scratch | Sft | Dpo
 Scorer = Model | Constant | Prior | Column | Server | Mixture | Derived
 AnyPrompts = MiniaturePrompts | HeldOutPrompts | Prompts
 Recipe = (
@@ -61,6 +62,7 @@ Recipe = (
     | Hub
     | Local
     | Adapter
+    | Rounded
     | Pretrained
     | Scratch
     | Sft

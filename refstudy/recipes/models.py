@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from refstudy.identity import execution_only
 from refstudy.recipes.texts import Conversations, Demonstrations, Preferences
-from refstudy.recipes.values import PATH_REASON, WORLD_VERSION, Training
+from refstudy.recipes.values import DEVICE_MAP_REASON, PATH_REASON, WORLD_VERSION, Training
 
 if TYPE_CHECKING:
     from refstudy.recipes import Model
@@ -26,6 +26,7 @@ class Hub:
     """Jinja chat template that takes the place of the checkpoint's own."""
     system_role: Literal["keep", "merge"] = "keep"
     """keep: a system message goes through the template; merge: it is put in front of the first user message."""
+    device_map: Literal["auto"] | None = execution_only(DEVICE_MAP_REASON, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class Local:
     template: str | None = None
     system_role: Literal["keep", "merge"] = "keep"
     path: str = execution_only(PATH_REASON)
+    device_map: Literal["auto"] | None = execution_only(DEVICE_MAP_REASON, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,18 @@ class Adapter:
     RESULT_VERSION: ClassVar[int] = 1
     base: "Model"
     adapter: Hub | Local
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounded:
+    """A model whose weights are rounded as it is loaded to score and to answer; a model that is not rounded is in fp32."""
+
+    RESULT_VERSION: ClassVar[int] = 1
+    model: "Model"
+    precision: Literal["fp32", "bf16"]
+    """What weights are held in (those that are not quantised), and what is computed in."""
+    quantise: Literal["int8", "nf4"] | None
+    """bitsandbytes' 8-bit or 4-bit weights; None: not quantised."""
 
 
 @dataclass(frozen=True, kw_only=True)

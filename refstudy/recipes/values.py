@@ -12,6 +12,7 @@ WORLD_VERSION = 2
 """Version of the miniature world; it rises whenever anything that makes it changes, from words and corpora to pretraining."""
 
 PATH_REASON = "where the bytes lie on this machine; `content` names them"
+DEVICE_MAP_REASON = "where the layers lie; the same sums up to rounding"
 MEMORY_REASON = "rows computed at once; the sum over a batch is the same up to rounding"
 
 

@@ -1,0 +1,57 @@
+"""What workers of a run do, as values that travel to them.
+
+Invariant: small, and free of torch and Ray; what a function needs for making is imported where it is made.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from refstudy import spec
+from refstudy.grid import Cell
+from refstudy.measurement import Emit
+from refstudy.recipes import Recipe
+from refstudy.records import Record
+from refstudy.store import Store
+
+
+def make_here(wanted: Sequence[Recipe], store: Store, emit: Emit) -> None:
+    """Makes artefacts in this process, one after another; on a worker."""
+    from refstudy import make  # imports torch: only where something is made
+
+    make.make_all(wanted, store, emit)
+
+
+def score_here(wanted: Sequence[Recipe], number: int, of: int, store: Store, emit: Emit) -> None:
+    """Scores part `number` of `of` of each table in this process; on a worker."""
+    from refstudy import make, passes
+
+    make.score_shard(wanted, passes.Shard(number, of), store, emit)
+
+
+def try_here(cell: Cell, store: Store, folder: Path, emit: Emit) -> Record:
+    """Runs a cell's trial in this process; on a worker."""
+    from refstudy import trial
+
+    return trial.run_trial(cell, store, folder, emit)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What workers do: the functions that make artefacts, run a trial, and score a part. Tests put others in their place."""
+
+    make: Callable[[Sequence[Recipe], Store, Emit], None] = make_here
+    trial: Callable[[Cell, Store, Path, Emit], Record] = try_here
+    score: Callable[[Sequence[Recipe], int, int, Store, Emit], None] = score_here
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker must know of the run; small, since it travels to every worker."""
+
+    sweep: str
+    store: Path
+    folder: Path
+    progress: Path
+    wandb: spec.WandbEntry
+    work: Work
