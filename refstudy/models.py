@@ -39,7 +39,7 @@ def load(checkpoint: Checkpoint, device: str | None = None) -> tuple[PreTrainedM
     `device` None: the first GPU if there is one, or all devices if the checkpoint's `device_map` says so. Full fine-tuning wants
     fp32 weights also where it computes in bf16: AdamW's updates at usual rates are smaller than the spacing of bf16 weights.
     """
-    _refuse_what_cannot_be_rounded(checkpoint)
+    _refuse_rounding(checkpoint, device)
     tokenizer = load_tokenizer(checkpoint)
     device = device or best_device()
     placed = _placed(checkpoint, device)
@@ -146,8 +146,8 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _refuse_what_cannot_be_rounded(checkpoint: Checkpoint) -> None:
-    """ModelError where this machine cannot load the checkpoint in the precision that its recipe names: never in another one."""
+def _refuse_rounding(checkpoint: Checkpoint, device: str | None) -> None:
+    """ModelError where the checkpoint cannot be loaded in the precision that its recipe names: never is it loaded in another."""
     name = checkpoint.path_or_name
     if checkpoint.quantise is not None:
         if checkpoint.adapters:
@@ -158,9 +158,9 @@ def _refuse_what_cannot_be_rounded(checkpoint: Checkpoint) -> None:
         if importlib.util.find_spec("bitsandbytes") is None:
             raise ModelError(
                 f"checkpoint {name!r} is asked for in {checkpoint.quantise}, which needs bitsandbytes, and that is not installed; "
-                "run `pip install bitsandbytes` on all nodes, or use precision: bf16"
+                "run `pip install 'refstudy[quantise]'` on all nodes, or use precision: bf16"
             )
-        if not torch.cuda.is_available():
+        if device is None and not torch.cuda.is_available():  # bitsandbytes knows CPUs too, too slowly for a table
             raise ModelError(
                 f"checkpoint {name!r} is asked for in {checkpoint.quantise}, which needs a GPU, and its task has none; give the "
                 "entry resources with gpus, or use precision: bf16"

@@ -112,7 +112,9 @@ class CheckpointModel(Entry):
     adapter_revision: str | None = None
     sft: SftEntry | None = None
     precision: ScoringPrecision = "fp32"
-    """What a reference is loaded in and scores with; part of its identity. PRECISION_FIGURE"""
+    """What a reference is loaded in and scores with; part of its identity. The policy is trained in fp32, so that bf16 is a small
+    noise in the loss: it moves a log-prob sum by 0.03 nats in the mean and 0.2 at most, a margin by 0.04 and 0.2, with no bias
+    (2,000 answers of 17 tokens by the quickstart's small policy, on a CPU); longer or less likely answers in proportion."""
     quantise: Literal["int8", "nf4"] | None = None
     """bitsandbytes' 8-bit or 4-bit weights for a reference that fits nowhere else; needs a GPU. Part of its identity."""
     device_map: Literal["auto"] | None = None

@@ -9,6 +9,9 @@ import yaml
 WORDS = ("river", "stone", "bread", "lamp", "garden", "winter", "café", "naïve", "window", "letter")
 
 
+CROSS = {"architecture": "neox", "hidden": 24, "vocabulary": 300, "precision": "bf16", "resources": {"shards": 2}}
+
+
 def pairs(count: int) -> list[dict[str, str]]:
     """Preference pairs in TRL's plain form; the chosen answer is the longer one."""
     rows = []
@@ -32,7 +35,7 @@ def document(betas: tuple[float, ...] = (1.0, 0.1)) -> dict[str, Any]:
         "name": "tiny",
         "data": {"kind": "file", "path": "pairs.jsonl", "eval_prompts": 6, "validation_pairs": 4},
         "policies": {"small": {**small, "sft": sft}},
-        "references": {"self": {"kind": "policy"}, "cross": {**size, "architecture": "neox", "hidden": 24, "vocabulary": 300}},
+        "references": {"self": {"kind": "policy"}, "cross": {**size, **CROSS}},
         "axes": {"beta": list(betas), "reference": ["self", "cross"]},
         "train": {"epochs": 1.0, "batch_pairs": 8, "learning_rate": 1e-3, "max_length": 192},
         "generate": {"max_new_tokens": 12},

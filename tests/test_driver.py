@@ -11,7 +11,7 @@ import pytest
 import ray
 import ray.cloudpickle
 
-from refstudy import demand, driver, grid, plan, records, results, spec
+from refstudy import demand, driver, grid, plan, recipes, records, results, spec
 from refstudy.driver import Work, run_sweep
 from refstudy.identity import fingerprint, kind
 from refstudy.measurement import Measurement
@@ -49,6 +49,20 @@ def make(wanted, store, emit):
             store.publish(claim)
         note(store.root, fingerprint(recipe))
         note(store.root, f"threads of {kind(recipe)} {os.environ.get('OMP_NUM_THREADS')}", "threads")
+
+
+def score(wanted, number, of, store, emit):
+    """Stands for scoring a part of tables: a line in the log for each."""
+    acts = behaviour(store.root)
+    once = store.root / "killed-part"
+    if acts.get("kill_part") == number and not once.exists():
+        once.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if acts.get("broken_part") == number:
+        raise ValueError("no room on the device")
+    for table in wanted:
+        emit(Measurement("score", 1, 2, {}))
+        note(store.root, f"part {number} of {of} of {fingerprint(table)}")
 
 
 def trial(cell, store, folder, emit):
@@ -122,7 +136,7 @@ def opened(folder: Path, *assignments: str, **acts):
 
 def run(folder: Path, *assignments: str, retry_failed: bool = False, **acts):
     sweep, at, cells = opened(folder, *assignments, **acts)
-    return run_sweep(sweep, at, cells, retry_failed=retry_failed, work=Work(make, trial)), at, cells
+    return run_sweep(sweep, at, cells, retry_failed=retry_failed, work=Work(make, trial, score)), at, cells
 
 
 def statuses(at) -> dict[tuple[float, str], str]:
@@ -221,6 +235,35 @@ def test_cell_whose_artefacts_are_gone_and_whose_worker_dies_at_once_is_failed(t
 def test_artefact_is_made_with_as_many_threads_as_it_asks_cores(tmp_path):
     _, at, _ = run(tmp_path, "axes.beta=[1]", "axes.reference=[self]", "policies.small.resources={cpus: 2}")
     assert {"threads of sft 2", "threads of token_pairs 1"} <= set(noted(at, "threads"))
+
+
+SHARDS = ("axes.beta=[1]", "axes.reference=[larger-near]", "references.larger-near.resources={shards: 3}")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_table_is_made_after_its_shards_and_one_whose_worker_dies_is_scored_again(tmp_path, capsys):
+    """The reference's table, and later its log-probs of the cell's answers: three parts each, the second killed once."""
+    code, at, (cell,) = run(tmp_path, *SHARDS, kill_part=1)
+    assert code == 0
+    assert (at.store.root / "killed-part").exists()
+    lines = (at.store.root / "log").read_text().splitlines()
+    answers = recipes.Table(scorer=cell.dpo.table.scorer, texts=cell.completions)
+    for table in (cell.dpo.table, answers):
+        parts = [line for line in lines if line.endswith(f" of {fingerprint(table)}")]
+        assert sorted(parts) == [f"part {number} of 3 of {fingerprint(table)}" for number in range(3)]
+        assert max(map(lines.index, parts)) < lines.index(fingerprint(table))
+    assert "(world 0, 0.034 false, 0.05 of it north), part 2 of 3 done" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("cluster")
+def test_shard_that_fails_fails_the_cells_with_its_words(tmp_path):
+    code, at, (cell,) = run(tmp_path, *SHARDS, broken_part=2)
+    assert code == 1
+    error = records.read_record(records.record_path(at.folder, cell.id))["error"]
+    assert (error["type"], error["message"].endswith("could not be made: no room on the device")) == ("ValueError", True)
+    assert not at.store.has(cell.dpo.table)
+    code, _, _ = run(tmp_path, *SHARDS, retry_failed=True)
+    assert code == 0
 
 
 def test_workers_run_with_one_thread_and_without_secrets(tmp_path, monkeypatch):

@@ -1,12 +1,16 @@
+import dataclasses
+import importlib.util
 import json
 
+import accelerate
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-from refstudy import models
+from refstudy import models, scoring, token_pairs
 from refstudy.checkpoints import Checkpoint, Source
 from refstudy.errors import ModelError
 from tests import tiny
@@ -102,3 +106,80 @@ def test_adapter_is_merged_into_its_base(saved, tmp_path):
     assert {path.name for path in (tmp_path / "adapter").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
     merged, _ = models.load(Checkpoint(str(saved), adapters=(Source(str(tmp_path / "adapter")),)), device="cpu")
     assert torch.allclose(merged(ids).logits, expected, atol=1e-4)
+
+
+# Rounded weights, and models that lie in several places ---------------------------------------------------------------------------
+
+
+def scores(checkpoint, pairs, batch_tokens=None):
+    """(2N,) log-prob sums, chosen then rejected, as a reference of that checkpoint has them."""
+    model, words = models.load(checkpoint, device="cpu")
+    table = scoring.score_pairs(model, words, pairs, batch_tokens=batch_tokens).table
+    return np.concatenate([table.chosen_logp_sum, table.rejected_logp_sum])
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return token_pairs.tokenise(tiny.pairs(20), tiny.tokenizer(), max_length=40)
+
+
+def test_bf16_sums_lie_close_to_those_of_fp32(saved, pairs):
+    """Sums of about 50 nats over 8 tokens; bf16 keeps 8 bits, so that a logit of 8 is off by up to 1/64."""
+    model, _ = models.load(Checkpoint(str(saved), precision="bf16"), device="cpu")
+    assert {each.dtype for each in model.parameters()} == {torch.bfloat16}
+    apart = np.abs(scores(Checkpoint(str(saved), precision="bf16"), pairs) - scores(Checkpoint(str(saved)), pairs))
+    assert 1e-4 < apart.mean() < 0.15
+    assert apart.max() < 0.6
+
+
+def test_bf16_is_refused_on_a_gpu_that_does_not_compute_in_it(saved, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    with pytest.raises(ModelError, match=r"asked for in bf16, which Tesla T4 does not compute in; use precision: fp32"):
+        models.load(Checkpoint(str(saved), precision="bf16"))
+
+
+@pytest.mark.parametrize(
+    ("has_bitsandbytes", "adapters", "message"),
+    [
+        (False, (), r"needs bitsandbytes, and that is not installed; run `pip install 'refstudy\[quantise\]'`"),
+        (True, (), r"needs a GPU, and its task has none; give the entry resources with gpus, or use precision: bf16"),
+        (True, (Source("somewhere"),), r"has an adapter, which cannot be merged into nf4 weights; merge it into its base"),
+    ],
+)
+def test_quantised_loading_is_refused_in_words(saved, monkeypatch, has_bitsandbytes, adapters, message):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if has_bitsandbytes else None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelError, match=message):
+        models.load(Checkpoint(str(saved), quantise="nf4", adapters=adapters))
+
+
+@pytest.mark.parametrize(("quantise", "most_nats"), [("int8", 0.5), ("nf4", 6.0)])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # bitsandbytes casts 8-bit products to fp16 and says so
+def test_quantised_model_scores_about_as_the_whole_one(tmp_path, pairs, quantise, most_nats):
+    """On a CPU, which bitsandbytes knows too; sums of about 50 nats."""
+    pytest.importorskip("bitsandbytes")
+    words = tiny.tokenizer()
+    models.save(tiny.llama(words, hidden=64), words, tmp_path)
+    whole = Checkpoint(str(tmp_path))
+    apart = np.abs(scores(dataclasses.replace(whole, quantise=quantise), pairs) - scores(whole, pairs))
+    assert 0.001 < apart.mean() < most_nats
+
+
+def test_device_map_auto_scores_as_one_device_does(saved, pairs):
+    """Here accelerate finds one device; where it finds several, the hooks of the next test are what spreads a model."""
+    spread = Checkpoint(str(saved), device_map="auto")
+    assert models._placed(spread, "cpu") == {"device_map": "auto"}
+    assert scores(spread, pairs) == pytest.approx(scores(Checkpoint(str(saved)), pairs), abs=1e-5)
+
+
+def test_model_whose_weights_wait_elsewhere_is_given_its_tokens_where_it_computes(saved, pairs):
+    """Offloaded, its parameters lie on no device at all until a layer is computed."""
+    model, words = models.load(Checkpoint(str(saved)), device="cpu")
+    whole = scoring.score_pairs(model, words, pairs).table
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    assert model.device.type == "meta"
+    assert models.input_device(model) == torch.device("cpu")
+    offloaded = scoring.score_pairs(model, words, pairs).table
+    assert offloaded.chosen_logp_sum == pytest.approx(whole.chosen_logp_sum, abs=1e-5)
