@@ -91,9 +91,10 @@ def from_columns(
     found: dict[Any, tuple[float, float]] = {}
     for where, values in rows:
         key = str(_cell(values, pair_id, where)) if pair_id else text_key(*text_of(values))
-        logps = (_logp(values, chosen, where), _logp(values, rejected, where))
+        place = f"{where} (pair {key!r})" if pair_id else where
+        logps = (_logp(values, chosen, place), _logp(values, rejected, place))
         if found.setdefault(key, logps) != logps:
-            raise TableError(f"{where}: a second row for the same pair with other numbers; expected each pair once: remove one")
+            raise TableError(f"{place}: a second row for the same pair with other numbers; expected each pair once: remove one")
     keys: dict[str, Any] = {
         pair.pair_id: pair.pair_id if pair_id else text_key(pair.messages, pair.chosen, pair.rejected) for pair in originals
     }
@@ -131,7 +132,8 @@ def _logp(values: dict[str, Any], column: str, where: str) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number) or number > 0:
-        raise TableError(f"{where}: {column} is {cell!r}; expected log p of the whole answer, a number of nats of at most 0")
+        do = "change its sign if it is a negative log-likelihood, else score this answer again or leave the pair out of the data"
+        raise TableError(f"{where}: {column} is {cell!r}; expected log p of the whole answer, a number of nats of at most 0: {do}")
     return number
 
 

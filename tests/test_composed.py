@@ -138,10 +138,12 @@ def test_columns_are_found_by_id_or_text_whatever_their_order(pair_id: str | Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"c": 0.5}, "f, line 1: c is 0.5; expected log p"),
-        ({"c": float("nan")}, "f, line 1: c is nan"),
-        ({"c": "many"}, "f, line 1: c is 'many'"),
-        ({"id": "a"}, "f, line 1: a second row for the same pair"),
+        ({"c": 0.5}, r"f, line 1 \(pair 'b'\): c is 0.5; expected log p of the whole answer, .*: change its sign"),
+        ({"c": float("nan")}, r"f, line 1 \(pair 'b'\): c is nan"),
+        ({"r": float("-inf")}, r"f, line 1 \(pair 'b'\): r is -inf"),
+        ({"c": None}, r"f, line 1 \(pair 'b'\): c is None"),
+        ({"c": "many"}, r"f, line 1 \(pair 'b'\): c is 'many'"),
+        ({"id": "a"}, r"f, line 1 \(pair 'a'\): a second row for the same pair with other numbers; .*: remove one"),
         ({"id": "z"}, r"1 of 3 pairs have no row by column 'id' \(first: 'b'\)"),
     ],
 )

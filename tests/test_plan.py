@@ -138,6 +138,17 @@ def test_reference_passes_hold_the_own_verdicts_of_every_seed_and_judge(store: S
     assert len({each.scorer for group in groups for each in group if isinstance(each, recipes.Table)}) == 2
 
 
+def test_reference_pass_of_a_server_scores_answers_and_asks_for_none(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("x")
+    entry = f"references.far={{kind: server, model: m, base_url: 'http://127.0.0.1:1', tokenizer: {tmp_path}}}"
+    cells = cells_of(entry, "axes.reference=[far]", "axes.beta=[1,0.1]")
+    run_stub(cells, store)
+    (group,) = plan.reference_passes(cells, store)
+    assert group == [recipes.Table(scorer=cell.dpo.table.scorer, texts=cell.completions) for cell in cells]
+    make_stub(group[0], store)
+    assert plan.reference_passes(cells, store) == [[group[1]]]
+
+
 def test_title_of_every_planned_recipe_is_words(store: Store) -> None:
     titles = [plan.title(recipe) for recipe in plan.shared(cells_of(), store)]
     near = r"reference table of SFT of pretrained south large \(world 0, [0-9.]+ false, 0\.05 of it north\)"

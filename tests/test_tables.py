@@ -1,6 +1,8 @@
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from refstudy import tables, token_pairs
@@ -72,8 +74,17 @@ def test_table_with_an_impossible_number_is_refused(table, tmp_path, bad):
 
 
 def test_table_with_a_repeated_id_is_refused(table, tmp_path):
-    with pytest.raises(TableError, match="an id that it has already"):
-        tables.write_pairs(tmp_path, dataclasses.replace(table, pair_ids=["pair0"] * 5), {})
+    repeated = dataclasses.replace(table, pair_ids=["pair0", "pair1", "pair2", "pair1", "pair4"])
+    with pytest.raises(TableError, match=r"1 rows of an id that it has already \(first: 'pair1'\).*run the sweep again"):
+        tables.write_pairs(tmp_path, repeated, {})
+
+
+def test_file_with_a_repeated_id_is_refused_with_its_place(table, tmp_path):
+    tables.write_pairs(tmp_path, table, {})
+    columns = pq.read_table(tmp_path / tables.FILE).to_pydict()
+    pq.write_table(pa.table({**columns, "pair_id": ["pair0"] * 5}), tmp_path / tables.FILE)
+    with pytest.raises(TableError, match=rf"{tmp_path}.* has 4 rows of an id .*'pair0'.* remove its folder, and run the sweep"):
+        tables.read_pairs(tmp_path)
 
 
 def test_damaged_file_is_refused(tmp_path):
