@@ -75,7 +75,7 @@ def test_table_with_an_impossible_number_is_refused(table, tmp_path, bad):
 
 def test_table_with_a_repeated_id_is_refused(table, tmp_path):
     repeated = dataclasses.replace(table, pair_ids=["pair0", "pair1", "pair2", "pair1", "pair4"])
-    with pytest.raises(TableError, match=r"1 rows of an id that it has already \(first: 'pair1'\).*run the sweep again"):
+    with pytest.raises(TableError, match=r"1 rows of an id that it has already \(such as 'pair1'\).*run the sweep again"):
         tables.write_pairs(tmp_path, repeated, {})
 
 
