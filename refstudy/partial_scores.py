@@ -1,7 +1,7 @@
 """Scores on their way into a table, kept line by line, so that half a pass is never lost.
 
-Invariant: a line is whole or passed over. Each pass, or worker of a pass, writes a file of its own into the table's folder, which
-outlives it and is removed once the table is published; each score stands under the hash of exactly the tokens that were scored.
+Invariant: a line is whole or passed over; each score stands under the hash of exactly the tokens that were scored. Each pass, or
+worker of a pass, writes a file of its own beside the others of its table, which outlives it and goes once the table is published.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ from refstudy.tables import ROUNDING_NATS
 class Kept:
     """The scores of a pass by `key`: those of earlier passes that answer its texts, and what it adds."""
 
-    def __init__(self, folder: Path | None, texts: Iterable[Text]) -> None:
-        self._folder = folder
+    def __init__(self, file: Path | None, texts: Iterable[Text]) -> None:
+        self._file = file
         self._out: IO[str] | None = None
         self.lengths = {key(text.turn): len(text.turn.answer_ids) for text in texts}
         """Answer tokens of each text that is asked for."""
-        found = {} if folder is None else read(folder)
+        found = {} if file is None else read(file)
         self.logps = {name: row for name, row in found.items() if self.lengths.get(name) == len(row)}
         self.resumed = len(self.logps)
         """Texts that an earlier pass has scored."""
@@ -39,11 +39,12 @@ class Kept:
     def add(self, name: str, logps: np.ndarray) -> None:
         """Keeps one score; it is in the operating system's hands when this returns."""
         self.logps[name] = logps
-        if self._folder is None:
+        if self._file is None:
             return
         if self._out is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._out = open(self._folder / f"{uuid.uuid4().hex}.jsonl", "x", encoding="utf-8")  # noqa: SIM115 - closed by `kept`
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            own = self._file.with_suffix(f".{uuid.uuid4().hex}.jsonl")
+            self._out = open(own, "x", encoding="utf-8")  # noqa: SIM115 - closed by `kept`
         self._out.write(json.dumps({"key": name, "logps": logps.tolist()}) + "\n")
         self._out.flush()
 
@@ -57,9 +58,9 @@ class Kept:
 
 
 @contextmanager
-def kept(folder: Path | None, texts: Iterable[Text]) -> Iterator[Kept]:
-    """The scores of a pass over `texts`, kept in `folder`; in memory alone without one."""
-    scores = Kept(folder, texts)
+def kept(file: Path | None, texts: Iterable[Text]) -> Iterator[Kept]:
+    """The scores of a pass over `texts`, kept in files beside `file`; in memory alone without one."""
+    scores = Kept(file, texts)
     try:
         yield scores
     finally:
@@ -71,10 +72,18 @@ def key(turn: Turn) -> str:
     return hashlib.sha256(json.dumps([turn.prompt_ids, turn.answer_ids]).encode()).hexdigest()
 
 
-def read(folder: Path) -> dict[str, np.ndarray]:
-    """The answer's token log-probs in nats by `key`, as far as whole lines of the folder's files hold them; empty without one."""
-    rows = (_row(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_bytes().split(b"\n"))
+def read(file: Path) -> dict[str, np.ndarray]:
+    """The answer's token log-probs in nats by `key`, as far as whole lines of `file` and those beside it hold them."""
+    files = sorted(file.parent.glob(f"{file.stem}.*jsonl"))
+    rows = (_row(line) for each in files for line in _bytes(each).split(b"\n"))
     return dict(row for row in rows if row is not None)
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:  # another maker has published the table meanwhile
+        return b""
 
 
 def _row(line: bytes) -> tuple[str, np.ndarray] | None:

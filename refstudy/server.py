@@ -55,7 +55,7 @@ def score_pairs(
 ) -> tuple[PairTable, dict[str, Any]]:
     """(the served model's table over the pairs, rows in their order; what is worth knowing about its making).
 
-    `partial` is the folder of the scores as they come in; what it holds already is not asked again.
+    Scores are kept beside `partial` as they come in; what is there already is not asked again.
     """
     texts = passes.pair_texts(tokenizer, pairs, served.tokenizer.system_role)
     with partial_scores.kept(partial, texts) as kept:

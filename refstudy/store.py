@@ -146,12 +146,14 @@ class Store:
             raise _unwritable(self.root, error) from error
         finally:
             claim.release()
-        shutil.rmtree(self.partial(claim.recipe), ignore_errors=True)
+        for file in self.partial(claim.recipe).parent.glob(f"{_name(claim.recipe)}.*jsonl"):
+            file.unlink(missing_ok=True)
         return self.path(claim.recipe)
 
     def partial(self, recipe: Any) -> Path:
-        """A folder for what is worth keeping of an artefact half made, whoever goes on with it; removed once it is published."""
-        return self.root / "partial" / _name(recipe)
+        """A file for what is worth keeping of an artefact half made, whoever goes on with it; several makers write beside it, with
+        a word of their own before its ending. All are removed once it is published."""
+        return self.root / "partial" / f"{_name(recipe)}.jsonl"
 
     def discard(self, recipe: Any) -> None:
         """Removes the artefact, so that it will be made again when it is next needed."""

@@ -145,8 +145,8 @@ def _check_numbers(name: str, ids: list[str], *sums: np.ndarray) -> None:
         names, counts = np.unique(ids, return_counts=True)
         again = str(names[counts > 1][0])
         raise TableError(
-            f"{name} has {len(ids) - len(set(ids)):,} rows of an id that it has already (such as {again!r}); expected each id once: "
-            f"{AGAIN}"
+            f"{name} has {len(ids) - len(set(ids)):,} rows of an id that it has already (such as {again!r}); expected each id "
+            f"once: {AGAIN}"
         )
     if not ids:
         raise TableError(f"{name} is empty; expected a row for each text: {AGAIN}")

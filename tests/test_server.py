@@ -70,7 +70,7 @@ def assert_equal(table: PairTable, expected: PairTable) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_table_over_http_equals_direct_scoring(served, model, words, pairs, tmp_path, form):
     seen = []
-    table, summary = server.score_pairs(recipe(served, form), words, pairs, tmp_path / "partial" / "a", seen.append)
+    table, summary = server.score_pairs(recipe(served, form), words, pairs, tmp_path / "partial" / "a.jsonl", seen.append)
     expected = scoring.score_pairs(model, words, pairs)
     assert_equal(table, expected.table)
     assert [len(row) for row in table.chosen_logps] == [len(pair.chosen_ids) for pair in pairs]
@@ -85,7 +85,7 @@ def test_server_with_another_tokenizer_scores_the_same_text(pairs, tmp_path):
     other = tiny.tokenizer(vocabulary=290, seed=5)
     reference = tiny.llama(other, seed=3, hidden=16)
     with listening(Served(reference, other)) as served:
-        table, _ = server.score_pairs(recipe(served), other, pairs, tmp_path / "a")
+        table, _ = server.score_pairs(recipe(served), other, pairs, tmp_path / "a.jsonl")
     assert_equal(table, scoring.score_pairs(reference, other, pairs).table)
     assert table.chosen_logps is None
 
@@ -94,7 +94,7 @@ def test_template_that_trims_is_refused_before_anything_is_sent(served, words, t
     spaced = token_pairs.tokenise([dataclasses.replace(tiny.pairs(1)[0], chosen="a fish ")], words, max_length=64)
     trimming = tiny.tokenizer(template=tiny.TEMPLATE.replace("m['content']", "m['content'] | trim"))
     with pytest.raises(ModelError, match=r"pair 'pair0'.*trims or rewrites"):
-        server.score_pairs(recipe(served), trimming, spaced, tmp_path / "a")
+        server.score_pairs(recipe(served), trimming, spaced, tmp_path / "a.jsonl")
     assert served.asked == []
 
 
@@ -125,16 +125,16 @@ def shifted_early(body, answer):
 def test_server_off_by_one_token_is_refused_before_it_scores(served, words, pairs, tmp_path, form):
     served.spoil = shifted
     with pytest.raises(ModelError, match=r"one token too late; expected at most 0.05 and 0.5.*try the other form") as refused:
-        server.score_pairs(recipe(served, form), words, pairs, tmp_path / "a")
+        server.score_pairs(recipe(served, form), words, pairs, tmp_path / "a.jsonl")
     assert served.base_url in str(refused.value)
     assert served.scored == []
-    assert not (tmp_path / "a").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_server_off_by_one_token_in_the_other_direction_is_refused(served, words, pairs, tmp_path):
     served.spoil = shifted_early
     with pytest.raises(ModelError, match="one token too early"):
-        server.score_pairs(recipe(served, "echo"), words, pairs, tmp_path / "a")
+        server.score_pairs(recipe(served, "echo"), words, pairs, tmp_path / "a.jsonl")
 
 
 def test_server_that_draws_with_other_weights_than_it_scores_with_is_refused(served, words, pairs, tmp_path):
@@ -146,7 +146,7 @@ def test_server_that_draws_with_other_weights_than_it_scores_with_is_refused(ser
 
     served.spoil = scaled
     with pytest.raises(ModelError, match=r"other log-probs as text, by \d\.\d\d nats in the middle and up to \d+\.\d\d; expected"):
-        server.score_pairs(recipe(served), words, pairs, tmp_path / "a")
+        server.score_pairs(recipe(served), words, pairs, tmp_path / "a.jsonl")
 
 
 def test_server_that_tells_nothing_of_what_it_draws_is_refused(served, words, pairs, tmp_path):
@@ -157,19 +157,19 @@ def test_server_that_tells_nothing_of_what_it_draws_is_refused(served, words, pa
 
     served.spoil = silent_on_drawn
     with pytest.raises(ModelError, match="cannot be checked: of what it drew itself only 0 tokens"):
-        server.score_pairs(recipe(served), words, pairs, tmp_path / "a")
+        server.score_pairs(recipe(served), words, pairs, tmp_path / "a.jsonl")
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_tokenizer_that_is_not_the_servers_is_refused(served, pairs, tmp_path, form):
     with pytest.raises(ModelError, match=r"the server reads token \d+.*name it in the entry's `tokenizer`"):
-        server.score_pairs(recipe(served, form), tiny.tokenizer(seed=9), pairs, tmp_path / "a")
+        server.score_pairs(recipe(served, form), tiny.tokenizer(seed=9), pairs, tmp_path / "a.jsonl")
 
 
 def test_server_without_prompt_log_probs_is_refused_with_the_other_form(served, words, pairs, tmp_path):
     served.spoil = lambda body, answer: {"choices": [{**answer["choices"][0], "prompt_logprobs": None}]}
     with pytest.raises(ModelError, match=r"answered without `prompt_logprobs`.*`form: echo`"):
-        server.score_pairs(recipe(served), words, pairs, tmp_path / "a")
+        server.score_pairs(recipe(served), words, pairs, tmp_path / "a.jsonl")
 
 
 # Wrong answers -------------------------------------------------------------------------------------------------------------------
@@ -221,9 +221,9 @@ def test_wrong_answer_is_refused_with_pair_and_remedy_and_the_rest_is_kept(serve
     wrong = pairs[3].prompt_ids + pairs[3].chosen_ids
     served.spoil = lambda body, answer: spoil(body, answer) if body["prompt"] == wrong else answer
     with pytest.raises(ModelError, match=rf"pair 'pair3' \(chosen\): .*{words_of_it}.*expected") as refused:
-        server.score_pairs(recipe(served, concurrency=1), words, pairs, tmp_path / "a")
+        server.score_pairs(recipe(served, concurrency=1), words, pairs, tmp_path / "a.jsonl")
     assert f"{served.base_url} (model 'tiny')" in str(refused.value)
-    assert len(partial_scores.read(tmp_path / "a")) == 6
+    assert len(partial_scores.read(tmp_path / "a.jsonl")) == 6
 
 
 # Faults that pass ----------------------------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def test_passing_fault_is_overcome(served, model, words, pairs, tmp_path, name):
 
     served.fault = first_time
     few = pairs[:3]
-    table, _ = server.score_pairs(recipe(served, timeout_s=0.3), words, few, tmp_path / "a")
+    table, _ = server.score_pairs(recipe(served, timeout_s=0.3), words, few, tmp_path / "a.jsonl")
     assert_equal(table, scoring.score_pairs(model, words, few).table)
 
 
@@ -302,7 +302,7 @@ def test_passing_fault_is_overcome(served, model, words, pairs, tmp_path, name):
 def test_lasting_fault_is_refused_after_the_retries(served, words, pairs, tmp_path, name, message):
     served.fault = FAULTS[name]
     with pytest.raises(ModelError, match=message):
-        server.score_pairs(recipe(served, timeout_s=0.3), words, pairs, tmp_path / "a")
+        server.score_pairs(recipe(served, timeout_s=0.3), words, pairs, tmp_path / "a.jsonl")
     assert len(served.asked) == 3
 
 
@@ -310,7 +310,7 @@ def test_nobody_listening_is_an_error_with_the_address(words, pairs, tmp_path):
     with listening(Served(None, words)) as gone:
         pass
     with pytest.raises(ModelError, match=rf"{gone.base_url}/completions cannot be reached .*start the server or mend base_url"):
-        server.score_pairs(recipe(gone), words, pairs, tmp_path / "a")
+        server.score_pairs(recipe(gone), words, pairs, tmp_path / "a.jsonl")
 
 
 # What is final -------------------------------------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def test_refusal_is_final_with_the_servers_words_trimmed_and_escaped(served, wor
     text = json.dumps({"error": {"message": "maximum context length\x1b[31m is 16\n" + "x" * 500}}).encode()
     served.fault = answering(400, text)
     with pytest.raises(ModelError, match="maximum context length") as refused:
-        server.score_pairs(recipe(served), words, pairs, tmp_path / "a")
+        server.score_pairs(recipe(served), words, pairs, tmp_path / "a.jsonl")
     assert len(served.asked) == 1
     assert "\x1b" not in str(refused.value)
     assert "x" * 201 not in str(refused.value)
@@ -328,7 +328,7 @@ def test_refusal_is_final_with_the_servers_words_trimmed_and_escaped(served, wor
 
 def test_wrong_address_is_final(served, words, pairs, tmp_path):
     with pytest.raises(ModelError, match=r"answered 404 \('Not Found'\); mend the entry's base_url"):
-        server.score_pairs(recipe(served, base_url=served.base_url + "/x"), words, pairs, tmp_path / "a")
+        server.score_pairs(recipe(served, base_url=served.base_url + "/x"), words, pairs, tmp_path / "a.jsonl")
     assert len(served.asked) == 1
 
 
@@ -344,7 +344,7 @@ def test_api_key_is_sent_and_never_shown(served, words, pairs, tmp_path, caplog)
 
     served.fault = refuse
     with pytest.raises(ModelError, match=r"Incorrect API key provided: \[API key\].*variable TEST_SERVER_KEY") as refused:
-        server.score_pairs(recipe(served), words, pairs, tmp_path / "a")
+        server.score_pairs(recipe(served), words, pairs, tmp_path / "a.jsonl")
     assert seen == [f"Bearer {KEY}"]
     assert KEY not in str(refused.getrepr(showlocals=False)) + caplog.text
 
@@ -355,7 +355,7 @@ def test_api_key_is_sent_and_never_shown(served, words, pairs, tmp_path, caplog)
 @pytest.mark.parametrize("form", FORMS)
 def test_second_pass_sends_only_the_rest(served, model, words, pairs, tmp_path, form):
     """Seven texts are scored, then the server dies; the second pass sends the other five, and one known text to be sure of it."""
-    partial = tmp_path / "a"
+    partial = tmp_path / "a.jsonl"
     served.fault = lambda handler, body: len(served.scored) > 7 and hang_up(handler, body)
     with pytest.raises(ModelError, match="start the server or mend base_url, then run the sweep again: what is scored is kept"):
         server.score_pairs(recipe(served, form, concurrency=1), words, pairs, partial)
@@ -372,17 +372,17 @@ def test_second_pass_sends_only_the_rest(served, model, words, pairs, tmp_path, 
 
 
 def test_finished_pass_is_never_asked_again(served, words, pairs, tmp_path):
-    once, _ = server.score_pairs(recipe(served), words, pairs, tmp_path / "a")
+    once, _ = server.score_pairs(recipe(served), words, pairs, tmp_path / "a.jsonl")
     served.asked.clear()
-    again, _ = server.score_pairs(recipe(served), words, pairs, tmp_path / "a")
+    again, _ = server.score_pairs(recipe(served), words, pairs, tmp_path / "a.jsonl")
     assert served.asked == []
     assert again.chosen_logp_sum.tolist() == once.chosen_logp_sum.tolist()
 
 
 def test_torn_and_foreign_lines_are_passed_over(served, model, words, pairs, tmp_path):
-    partial = tmp_path / "a"
+    partial = tmp_path / "a.jsonl"
     expected, _ = server.score_pairs(recipe(served), words, pairs, partial)
-    (file,) = partial.iterdir()
+    (file,) = tmp_path.iterdir()
     lines = file.read_text().splitlines()
     unsound = json.dumps({"key": json.loads(lines[5])["key"], "logps": [1.0]})
     file.write_text("\n".join([*lines[:4], "[]", "\x00", unsound, lines[4][:-5]]))
@@ -396,19 +396,19 @@ def test_torn_and_foreign_lines_are_passed_over(served, model, words, pairs, tmp
 
 def test_another_model_behind_the_address_in_the_second_pass_is_refused(served, words, pairs, tmp_path):
     few = pairs[:2]
-    server.score_pairs(recipe(served), words, few, tmp_path / "a")
+    server.score_pairs(recipe(served), words, few, tmp_path / "a.jsonl")
     with (
         listening(Served(tiny.llama(words, seed=1), words)) as other,
         pytest.raises(ModelError, match="otherwise than in the pass"),
     ):
-        server.score_pairs(recipe(other), words, pairs, tmp_path / "a")
-    assert len(partial_scores.read(tmp_path / "a")) == 4
+        server.score_pairs(recipe(other), words, pairs, tmp_path / "a.jsonl")
+    assert len(partial_scores.read(tmp_path / "a.jsonl")) == 4
 
 
 def test_equal_answers_are_scored_once(served, words, tmp_path):
     pair = dataclasses.replace(tiny.pairs(1)[0], chosen="the river", rejected="the river")
     rows = token_pairs.tokenise([pair], words, max_length=64)
-    table, _ = server.score_pairs(recipe(served), words, rows, tmp_path / "a")
+    table, _ = server.score_pairs(recipe(served), words, rows, tmp_path / "a.jsonl")
     assert len(served.scored) == 1
     assert table.chosen_logp_sum == table.rejected_logp_sum
 
@@ -428,8 +428,8 @@ def test_requests_under_way_are_bounded_and_nothing_follows_a_failure(served, wo
 
     served.fault = watched
     with pytest.raises(ModelError, match=r"pair 'pair2' \(chosen\)"):
-        server.score_pairs(recipe(served, concurrency=3), words, pairs, tmp_path / "a")
+        server.score_pairs(recipe(served, concurrency=3), words, pairs, tmp_path / "a.jsonl")
     assert most[0] == 3
     assert len(served.scored) <= 7
-    assert len(partial_scores.read(tmp_path / "a")) == len(served.scored) - 1
+    assert len(partial_scores.read(tmp_path / "a.jsonl")) == len(served.scored) - 1
     assert not [each for each in threading.enumerate() if each.name.startswith("server")]
