@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from refstudy.recipes import Lora, Training
 
 FP32_BYTES = 4
-"""Weights are loaded in fp32, for scoring as for training."""
+"""Weights are loaded in fp32, for scoring as for training, unless a reference's entry rounds them."""
+ROUNDED_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "nf4": 0.5}
+"""Of a weight, by `precision` or `quantise`; what is not quantised (embeddings, norms) is counted as if it were."""
 OPTIMIZER_BYTES = 8
 """AdamW's two moments of a trained weight, in fp32 (Rajbhandari et al. 2020, "ZeRO", arXiv 1910.02054, section 3.1)."""
 ACTIVATION_HALVES = 34

@@ -37,6 +37,8 @@ def outline(model: recipes.Model, store: Store, pairs: ReadPairs, template: str 
     no tokenizer, no chat template or no configuration that can be read.
     """
     match model:
+        case recipes.Rounded(model=whole):
+            return outline(whole, store, pairs, template)
         case recipes.Hub() | recipes.Local() | recipes.Adapter():
             return _existing(model, checkpoints.checkpoint(model, store), template)
         case _ if store.has(model):

@@ -154,10 +154,12 @@ class Checks:
         found = self.outline(model)
         if isinstance(found, str):
             return Known(parameters=self._size_by_name(model), template="refused", refusals=(found,))
+        rounding = (model.quantise or model.precision) if isinstance(model, recipes.Rounded) else "fp32"
+        weight = memory.ROUNDED_BYTES[rounding]
         known = Known(
             parameters=found.shape.parameters,
             context_tokens=found.shape.context_tokens,
-            memory_bytes=memory.scoring_bytes(found.shape, scoring.BATCH_TOKENS, scoring.LOGIT_VALUES),
+            memory_bytes=memory.scoring_bytes(found.shape, scoring.BATCH_TOKENS, scoring.LOGIT_VALUES, weight),
             remarks=() if found.is_made else (f"{plan.title(model)} {MADE_FIRST}",),
         )
         known = self._reads(known, found.tokenizer, found.system_role, texts, blank)

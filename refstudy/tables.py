@@ -129,7 +129,7 @@ def join(table: PairTable, pairs: list[TokenPair], name: str = "reference table"
     missing = [pair.pair_id for pair in pairs if pair.pair_id not in place]
     if missing:
         first = ", ".join(repr(pair_id) for pair_id in missing[:3])
-        raise TableError(f"{name} lacks {len(missing):,} of {len(pairs):,} pairs (first: {first}); make the table again")
+        raise TableError(f"{name} lacks {len(missing):,} of {len(pairs):,} pairs (first: {first}); {AGAIN}")
     other = [pair.pair_id for pair in pairs if table.bytes_sha256[place[pair.pair_id]] != pair.text_sha256]
     if other:
         raise TableError(
@@ -163,7 +163,7 @@ def _check_tokens(path: Path, ids: list[str], logps: list[np.ndarray] | None, to
     """Refuses per-token log-probs that are not finite, or not as many as the answer has tokens."""
     for pair_id, row, count in zip(ids, logps or [], tokens, strict=False):
         if len(row) != count or not np.isfinite(row).all():
-            raise TableError(f"{path}: pair {pair_id!r} has not {count} finite log-probs, one a token; make the table again")
+            raise TableError(f"{path}: pair {pair_id!r} has not {count} finite log-probs, one a token; {AGAIN}")
 
 
 def _write(folder: Path, columns: dict[str, Any], summary: dict[str, Any]) -> None:
@@ -180,7 +180,7 @@ class _Columns:
             self.table = pq.read_table(path)
             self.table.validate(full=True)  # a damaged page can read as text that is no UTF-8
         except (OSError, pa.ArrowException) as error:
-            raise TableError(f"{path} cannot be read ({error}); make the table again") from error
+            raise TableError(f"{path} cannot be read ({error}); {AGAIN}") from error
 
     def words(self, name: str) -> list[str]:
         column = self._column(name, pa.types.is_string)
@@ -199,10 +199,8 @@ class _Columns:
 
     def _column(self, name: str, is_wanted: Callable[[pa.DataType], bool]) -> pa.ChunkedArray:
         if name not in self.table.column_names:
-            raise TableError(f"{self.path} lacks the column {name!r}; make the table again")
+            raise TableError(f"{self.path} lacks the column {name!r}; {AGAIN}")
         column = self.table.column(name)
         if not is_wanted(column.type) or column.null_count:
-            raise TableError(
-                f"{self.path}: column {name!r} holds {column.type} with {column.null_count} nulls; make the table again"
-            )
+            raise TableError(f"{self.path}: column {name!r} holds {column.type} with {column.null_count} nulls; {AGAIN}")
         return column

@@ -76,7 +76,20 @@ LAYERS = (
         "reference_scores",
         "demand",
     ),
-    *("scorer_checks", "make", "validation", "verdict", "targets", "tracking", "trial", "work", "alone", "driver", "cli", "__main__"),
+    *(
+        "scorer_checks",
+        "make",
+        "validation",
+        "verdict",
+        "targets",
+        "tracking",
+        "trial",
+        "work",
+        "alone",
+        "driver",
+        "cli",
+        "__main__",
+    ),
 )
 """Modules and packages of refstudy, the lower ones first: none imports one that stands later."""
 
