@@ -5,7 +5,7 @@ Invariant: a finished cell stays as it is until all that replaces it has been ma
 
 from collections.abc import Iterable
 
-from refstudy import artefacts, make, plan, records, results, tracking, trial
+from refstudy import artefacts, make, plan, records, reference_compatibility, results, tracking, trial
 from refstudy.errors import RefstudyError
 from refstudy.grid import Cell, Sweep
 from refstudy.identity import fingerprint
@@ -33,6 +33,7 @@ def run_cell(cell: Cell, at: Results, sweep: Sweep, cells: list[Cell], again: bo
         results.heading(cell),
         lambda emit: _run_again(cell, at, emit, is_done) if again else trial.run_trial(cell, at.store, at.folder, emit),
         lambda: tracking.sample_answers(cell, at.store),
+        lambda: reference_compatibility.tracked(cell, at.store),
         _print,
         sweep.name,
         at.folder,

@@ -234,9 +234,10 @@ def _read(sweep: Path, assignments: list[str] | None, folder: Path | None, store
 
 def _write_report(at: Results, cells: list[Cell]) -> Path:
     from analysis import report
-    from refstudy import reference_scores
+    from refstudy import reference_compatibility, reference_scores
 
     reference_scores.write(at, cells)
+    reference_compatibility.write(at, cells)
     return report.write(at.folder, at.store)
 
 

@@ -279,12 +279,15 @@ def _reported(key: str, job: Job, work: Callable[[Store, Emit], None]) -> dict[s
 
 def _trainable(config: dict[str, Any], job: Job, cells: Mapping[str, Cell]) -> None:
     """The function that Tune runs for each cell."""
+    from refstudy import reference_compatibility  # reads tables, which the run itself never does
+
     cell = cells[config["cell"]]
     report, store = Reporter(job.progress, cell.id), Store(job.store)
     record = tracking.mirrored(
         results.heading(cell),
         lambda emit: job.work.trial(cell, store, job.folder, emit),
         lambda: tracking.sample_answers(cell, store),
+        lambda: reference_compatibility.tracked(cell, store),
         report,
         job.sweep,
         job.folder,

@@ -39,6 +39,10 @@ class Results:
     def reference_kl(self) -> Path:
         return self.folder / "reference_kl.json"
 
+    @property
+    def compatibility(self) -> Path:
+        return self.folder / "compatibility.json"
+
 
 def place(sweep: Sweep, folder: Path | None, store: Path | None) -> Results:
     """Where a sweep's results lie: `folder` or results/<name>, with the artefacts in `store` or in store/ beside it."""

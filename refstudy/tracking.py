@@ -37,6 +37,7 @@ def mirrored(
     cell: Record,
     run: Callable[[Emit], Record],
     samples: Callable[[], list[dict[str, Any]]],
+    about: Callable[[], dict[str, float]],
     emit: Emit,
     sweep: str,
     folder: Path,
@@ -44,11 +45,13 @@ def mirrored(
 ) -> Record:
     """The record of a trial, its measurements passed on to `emit` and, unless wandb is disabled, mirrored as a run.
 
-    `cell` is the record's heading; `samples` gives rows of answers, asked for only when the trial is done.
+    `cell` is the record's heading; `samples` gives rows of answers, asked for only when the trial is done; `about` gives numbers
+    that are known before training, such as how the reference fits the policy, and is asked for while the trial runs.
     """
     if not settings.enabled:
         return run(emit)
     mirror = Tracker(cell, sweep, folder, settings.project, settings.entity)
+    mirror.numbers(about)
 
     def both(measurement: Measurement) -> Stop | None:
         mirror.emit(measurement)
@@ -89,6 +92,10 @@ class Tracker:
         if measurement.stage == "train":
             values = {f"train/{name}": value for name, value in measurement.values.items()}
             self._do(lambda: self._run.log(values, step=measurement.step))
+
+    def numbers(self, values: Callable[[], Mapping[str, float]]) -> None:
+        """Adds numbers to the run's summary."""
+        self._do(lambda: self._run.summary.update(dict(values())))
 
     def samples(self, rows: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
         """Adds the table "samples": a row for each that `rows` gives, the columns those of the first."""

@@ -74,6 +74,7 @@ LAYERS = (
         "progress",
         "table",
         "reference_scores",
+        "reference_compatibility",
         "demand",
     ),
     *(

@@ -74,6 +74,7 @@ def ended(path: Path) -> list:
 
 def finished_run(folder: Path, record=RECORD) -> list:
     tracker = Tracker(CELL, "quickstart", folder)
+    tracker.numbers(lambda: {"reference/intercept_over_residual_spread": 0.45})
     for step in (5, 10):
         assert tracker.emit(Measurement("train", step, 10, {"loss": 1 / step, "reward_margin": 0.5 * step})) is None
     tracker.emit(Measurement("generate", 3, 768, {"answers": 3.0}))
@@ -103,6 +104,7 @@ def test_offline_run_file_holds_config_steps_summary_and_group(tmp_path, monkeyp
         if each.WhichOneof("record_type") == "summary":
             summary.update({item.key: json.loads(item.value_json) for item in each.summary.update})
     assert (summary["win_rate"], summary["status"]) == (0.71, "done")
+    assert summary["reference/intercept_over_residual_spread"] == 0.45
     assert [each.exit.exit_code for each in records if each.WhichOneof("record_type") == "exit"] == [0]
     (table,) = (tmp_path / "wandb").glob("offline-run-*/files/media/table/*.json")
     assert json.loads(table.read_text())["data"] == [["Name 2 facts.", "Öl und Zinn.", 0.8]]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refstudy.errors import TableError
-from refstudy.measures.columns import Decomposition, Scores, check_columns, decompose, difference
+from refstudy.measures.columns import Decomposition, Scores, check_columns, decompose, difference, length_bins
 from refstudy.measures.intervals import cluster_sums
 from refstudy.measures.token_shifts import TokenShares
 
@@ -39,9 +39,12 @@ LENGTH_DOMINATES = 0.5
 SIGNAL_ERRORS = 2.0
 """Standard errors that an intercept must be away from 0 to be called a signal: about a two-sided 5 %."""
 
+BINS = 16
+"""Points at most that show how D goes with the length difference."""
+
 CONTAMINATED_RAISED_SHARE = 0.8
 """Share of pairs with D > 0 above which a reference agrees with the annotators more than they agree with each other (72.6 to 77.3 %
-in arXiv 2203.02155, section 3.4), which is hardly learned from anything but their labels."""
+in arXiv 2203.02155), which is hardly learned from anything but their labels."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,18 @@ class Saturation:
     spread: float
     """beta * standard deviation of D. Far below 1 the reference changes nothing; at 4 pairs one standard deviation away have a
     gradient weight of 1.8 or 98.2 % (the logistic function of -4 and 4): the loss selects pairs more than it weighs them."""
+
+
+@dataclass(frozen=True)
+class LengthBin:
+    """D of the pairs with neighbouring length differences."""
+
+    length_difference_tokens: float
+    """Mean of chosen - rejected length in the bin."""
+    pairs: int
+    mean_nats: float
+    spread_nats: float
+    """Standard deviation (divisor N)."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +183,18 @@ def values(measured: Compatibility) -> dict[str, float]:
     return {name: value for name, value in flat.items() if math.isfinite(value)}
 
 
+def by_length(policy: Scores, reference: Scores, answers: Answers, bins: int = BINS) -> list[LengthBin]:
+    """D by length difference, for a figure of the regression: at most `bins` runs of neighbouring differences, the shortest first.
+
+    Each run holds at least a `bins`th of the pairs, so that none is one pair's chance.
+    """
+    d = difference(policy, reference)
+    lengths = np.asarray(answers.chosen_tokens) - np.asarray(answers.rejected_tokens)
+    place = length_bins(lengths, least=math.ceil(d.size / bins))
+    chosen = [place == number for number in range(int(place.max()) + 1)]
+    return [LengthBin(float(lengths[rows].mean()), int(rows.sum()), float(d[rows].mean()), float(d[rows].std())) for rows in chosen]
+
+
 def words(measured: Compatibility) -> str:
     """What the measures suggest, as one sentence with its numbers; a hypothesis, no verdict."""
     if max(measured.difference_spread_nats, abs(measured.difference_mean_nats)) <= ROUNDING_NATS:
@@ -228,7 +255,7 @@ def bits_per_byte(logp_sums_nats: ArrayLike, text_bytes: ArrayLike) -> float:
 def likelihood_coordinates(logp_sums_nats: ArrayLike) -> NDArray[np.float64]:
     """(K, T) coordinates of K models in the space of T common texts: their log-likelihoods (K, T), centred over texts, then models.
 
-    The double-centred log-likelihood vectors q of Oyama et al. (2025), arXiv 2502.16173, section 3.
+    The double-centred log-likelihood vectors q of Oyama et al. (2025), arXiv 2502.16173.
     """
     vectors = np.asarray(logp_sums_nats, dtype=np.float64)
     if vectors.ndim != 2 or vectors.size == 0 or not np.isfinite(vectors).all():
@@ -240,8 +267,8 @@ def likelihood_coordinates(logp_sums_nats: ArrayLike) -> NDArray[np.float64]:
 def likelihood_kl(logp_sums_nats: ArrayLike) -> NDArray[np.float64]:
     """(K, K) KL between models in nats a text, approximated from their log-likelihoods (K, T) of T common texts.
 
-    2 KL(p_i, p_j) ~ ||q_i - q_j||^2 / T with q of `likelihood_coordinates` (arXiv 2502.16173, section 3): half the variance over
-    texts of log p_i - log p_j, and so symmetric (Shimodaira 1993, theorem 2: that variance approximates the Jeffreys divergence).
+    2 KL(p_i, p_j) ~ ||q_i - q_j||^2 / T with q of `likelihood_coordinates` (arXiv 2502.16173): half the variance over texts of
+    log p_i - log p_j, and so symmetric.
     Near for close models and texts that they would write; between distant ones it is a distance and no more.
     """
     q = likelihood_coordinates(logp_sums_nats)
@@ -277,12 +304,14 @@ def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 
 
 def _length_words(measured: Compatibility) -> str:
+    if measured.abs_slope_nats_per_token <= ROUNDING_NATS:
+        return "demands nothing of length"
     direction = "shorter" if measured.slope_nats_per_token < 0 else "longer"
     return f"demands {measured.abs_slope_nats_per_token:.2g} nats a token for {direction} answers"
 
 
 def _quality_words(measured: Compatibility) -> str:
-    intercept, error = f"{measured.intercept_nats:.2g}", f"{measured.intercept_se_nats:.1g}"
+    intercept, error = _short(measured.intercept_nats, ".2g"), _short(measured.intercept_se_nats, ".1g")
     if math.isnan(measured.intercept_se_nats):
         return f"intercept {intercept} nats, of unknown error"
     if not _has_signal(measured):
@@ -290,6 +319,11 @@ def _quality_words(measured: Compatibility) -> str:
     ratio = measured.intercept_over_residual_spread
     over = f", {ratio:.2g} of the residual spread" if math.isfinite(ratio) else ""
     return f"quality signal of {intercept} +- {error} nats{over}"
+
+
+def _short(nats: float, form: str) -> str:
+    """A number of nats; what is no more than rounding is 0."""
+    return "0" if abs(nats) <= ROUNDING_NATS else format(nats, form)
 
 
 def _suggestion(measured: Compatibility) -> str:

@@ -251,6 +251,27 @@ def test_words_self_is_said_to_be_self():
     assert compatibility.words(measured) == "says what the policy itself says in every pair; the same reference as self"
 
 
+def test_by_length_runs_match_hand_calculation():
+    """Two runs of at least two of the four pairs: differences -1, 0 with D = 0, 2 (mean 1, spread 1), and 3, 5 with D = 4, 4."""
+    policy = Scores(np.zeros(4), np.zeros(4))
+    reference = Scores(np.array([0.0, 2.0, 4.0, 4.0]), np.zeros(4))
+    answers = Answers(np.array([4, 5, 8, 10]), np.array([5, 5, 5, 5]), *[np.ones(4, dtype=np.int64)] * 2, "abcd")
+    found = compatibility.by_length(policy, reference, answers, bins=2)
+    assert [dataclasses.astuple(each) for each in found] == [(-0.5, 2, 1.0, 1.0), (4.0, 2, 4.0, 0.0)]
+
+
+def test_by_length_of_equal_differences_is_one_run():
+    found = compatibility.by_length(POLICY, REFERENCE, dataclasses.replace(ANSWERS, rejected_tokens=np.array([4, 5, 6])))
+    assert [(each.length_difference_tokens, each.pairs, each.mean_nats) for each in found] == [(0.0, 3, 1.0)]
+
+
+def test_words_numbers_that_are_only_rounding_are_said_to_be_nothing():
+    """What `keep: length_free` leaves of the slope, and `length_only` of the intercept."""
+    text = compatibility.words(_measured(slope_nats_per_token=1e-17, intercept_nats=-2e-16, intercept_se_nats=8e-17))
+    assert "demands nothing of length" in text
+    assert "(intercept 0 +- 0 nats)" in text
+
+
 def test_words_of_one_cluster_promise_nothing():
     one = dataclasses.replace(ANSWERS, clusters=["a", "a", "a"])
     measured = dataclasses.replace(compatibility.compatibility(POLICY, REFERENCE, one, [1.0]), explained_share=0.1)
