@@ -85,7 +85,8 @@ def _replace(cell: Cell, store: Store, anew: Store) -> None:
 
 def _own(cell: Cell) -> tuple[Recipe, ...]:
     """What the cell's trial makes."""
-    return (*plan.cell_goals(cell), cell.dpo)
+    beside = () if cell.token_shifts is None else (cell.token_shifts,)
+    return (*plan.cell_goals(cell), *beside, cell.dpo)
 
 
 def _below(goals: Iterable[Recipe]) -> list[Recipe]:

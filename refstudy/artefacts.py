@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PROMPTS, PAIRS, CONVERSATIONS = "prompts.jsonl", "pairs.jsonl", "conversations.jsonl"
 COMPLETIONS, DIVERGENCE, LOG = "completions.jsonl", "divergence.parquet", "training.json"
+TOKEN_SHIFTS = "token_shifts.parquet"
 SUMMARY = "summary.json"
 
 

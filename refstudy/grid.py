@@ -48,6 +48,8 @@ class Cell:
     verdicts: recipes.Verdicts
     dpo: recipes.Dpo
     divergence: recipes.Divergence
+    token_shifts: recipes.TokenShifts | None
+    """Measured when the policy is trained, and no goal; None: not asked for."""
     keep: str
     resources: spec.Resources
     policy_resources: spec.Resources | None = None
@@ -184,6 +186,11 @@ class _Column:
     def _token_pairs(self, pairs: recipes.MiniaturePairs | recipes.Preferences) -> recipes.TokenPairs:
         return recipes.TokenPairs(pairs=pairs, policy=self.start, max_length=self.spec.train.max_length, system=self.system)
 
+    def _token_shifts(self, dpo: recipes.Dpo) -> recipes.TokenShifts | None:
+        """On held-out pairs where there are some; on the same texts for every reference and beta."""
+        count = self.spec.measure.token_shifts
+        return recipes.TokenShifts(model=dpo, texts=self.validation or self.token_pairs, count=count) if count else None
+
     def completions(self, model: recipes.Model, draw: int) -> recipes.Completions:
         return recipes.Completions(source=model, prompts=self.prompts, sampling=self.sampling[draw])
 
@@ -207,6 +214,7 @@ class _Column:
             verdicts=recipes.Verdicts(candidate=answers, baseline=self.baseline, judge=self.judge),
             dpo=dpo,
             divergence=recipes.Divergence(completions=answers, reference=self.start),
+            token_shifts=self._token_shifts(dpo),
             keep=self.spec.keep,
             resources=self.spec.resources.trial,
             policy_resources=self.spec.policies[policy].resources,

@@ -27,6 +27,7 @@ from refstudy import (
     tables,
     texts,
     token_pairs,
+    token_shifts,
 )
 from refstudy.artefacts import (
     COMPLETIONS,
@@ -183,6 +184,16 @@ def divergence_of(recipe: recipes.Divergence, store: Store, policy: Policy | Non
     def write(claim: Claim) -> None:
         source = policy or load_policy(recipe.completions.source, store)
         _write_divergence(recipe, store, claim.folder, source, emit)
+
+    publish(store, recipe, write)
+
+
+def token_shifts_of(recipe: recipes.TokenShifts, store: Store, policy: Policy, emit: Emit) -> None:
+    """Publishes how far each token's log-prob moved from the policy's start to the policy, unless the store has it."""
+
+    def write(claim: Claim) -> None:
+        pairs = read_token_pairs(recipe.texts, store)
+        token_shifts.write(claim.folder, pairs, recipe.count, load_policy(recipe.model.start, store), policy, emit)
 
     publish(store, recipe, write)
 

@@ -139,9 +139,12 @@ def heading(cell: Cell) -> Record:
     table = cell.dpo.table
     parts = (cell.dpo, table, cell.log, cell.completions, cell.verdicts.baseline, cell.divergence, cell.verdicts)
     names = ("dpo", "table", "training_log", "completions", "baseline", "divergence", "verdicts")
+    ids = {name: fingerprint(part) for name, part in zip(names, parts, strict=True)}
+    if cell.token_shifts is not None:
+        ids["token_shifts"] = fingerprint(cell.token_shifts)
     return {
         **cell.row,
         "labels": cell.labels,
-        "recipes": {name: fingerprint(part) for name, part in zip(names, parts, strict=True)},
+        "recipes": ids,
         "recipe": describe(cell.verdicts),
     }

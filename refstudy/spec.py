@@ -64,6 +64,7 @@ __all__ = [
     "HubSource",
     "Judge",
     "LoraEntry",
+    "MeasureEntry",
     "MiniatureData",
     "MiniatureModel",
     "MixtureReference",
@@ -222,6 +223,13 @@ class Price(Entry):
     """Share of that which training reaches (MFU)."""
 
 
+class MeasureEntry(Entry):
+    """What a trial measures of its policy beside the record; without it, or with less, a finished cell stays finished."""
+
+    token_shifts: Natural = 256
+    """Chosen answers on which the log-prob of each token is compared before and after DPO; 0: not measured."""
+
+
 class WandbEntry(Entry):
     """The mirror of a sweep in wandb; offline unless WANDB_MODE says otherwise."""
 
@@ -245,6 +253,7 @@ class Spec(Entry):
     """What is kept of each trained policy; its answers, verdicts and measures always are."""
     resources: AllResources = AllResources()
     price: Price = Price()
+    measure: MeasureEntry = MeasureEntry()
     wandb: WandbEntry = WandbEntry()
 
     @field_validator("axes")
@@ -261,6 +270,7 @@ EXECUTION_ONLY = {
     "keep": "what is kept of a policy after its measures are taken",
     "resources": "where a trial runs and an artefact is made",
     "price": "what a run costs",
+    "measure": "taken beside the record; a finished cell is not run again for it",
     "wandb": "a mirror of results",
     "train.micro_batch": "bounds memory; sums to the same gradient",
     "train.checkpointing": "bounds memory; the same gradient",

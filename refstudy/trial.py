@@ -59,6 +59,9 @@ def _trial(cell: Cell, store: Store, clock: "_Clock", emit: Emit) -> Record:
                 make.answers(cell.completions, store, policy, emit)
             with clock("divergence"):
                 make.divergence_of(cell.divergence, store, policy, emit)
+            if policy is not None and cell.token_shifts is not None:
+                with clock("token_shifts"):
+                    make.token_shifts_of(cell.token_shifts, store, policy, emit)
         log = artefacts.read_log(cell.log, store)
         if training is None:
             clock.phases_s["train"] = round(sum(log["phases_s"].values()), 3)  # trained before, perhaps for another cell

@@ -13,6 +13,7 @@ VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "misc", "tools"
 
 TORCH = (
     *("models", "chat", "scoring", "generation", "divergence", "pretraining", "shelf", "make", "training", "judges.reward_model"),
+    "token_shifts",
     *("miniature.zoo", "miniature.architecture", "miniature.tokenizer"),
 )
 DOORS = {
@@ -60,6 +61,7 @@ LAYERS = (
         "outlines",
         "renderings",
         "reference_fit",
+        "token_shifts",
     ),
     *(
         "entries",

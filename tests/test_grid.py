@@ -76,6 +76,7 @@ def file_document(tmp_path: Path) -> Document:
         "resources": {"trial": {"cpus": 1.0, "gpus": 0.0, "custom": {"x": 1.0}},
                       "artefact": {"cpus": 1.0, "gpus": 0.0, "custom": {"x": 1.0}}},
         "price": {"device_hour": 1.0, "device_tflops": 100.0, "utilisation": 0.3},
+        "measure": {"token_shifts": 16},
         "wandb": {"enabled": True, "project": "refstudy", "entity": "me"},
     }  # fmt: skip
 

@@ -62,6 +62,7 @@ EXAMPLES = [
     recipes.Derived(of=DPO, own=SFT, keep="scaled", factor=2.0, seed=0),
     recipes.Selection(pairs=TOKEN_PAIRS, of=DPO, own=SFT),
     recipes.Divergence(completions=COMPLETIONS, reference=SFT),
+    recipes.TokenShifts(model=DPO, texts=TOKEN_PAIRS, count=2),
     recipes.GoldJudge(world=0),
     recipes.RewardJudge(model=REWARD_MODEL, max_length=8),
     recipes.Verdicts(candidate=COMPLETIONS, baseline=BASELINE, judge=recipes.GoldJudge(world=0)),

@@ -7,10 +7,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from refstudy import alone, artefacts, checkpoints, export, grid, make, models, plan, recipes, records, results, trial
+from refstudy import (
+    alone,
+    artefacts,
+    chat,
+    checkpoints,
+    export,
+    grid,
+    make,
+    models,
+    plan,
+    recipes,
+    records,
+    results,
+    scoring,
+    trial,
+)
 from refstudy.errors import ModelError, StoreError
 from refstudy.grid import Cell, Sweep
 from refstudy.identity import fingerprint
@@ -220,6 +237,36 @@ def test_trial_again_with_other_answers_takes_what_rests_on_the_old_ones_away(
     assert plan.is_made(cell, at.store)
     assert all(each.text.endswith("!") for each in artefacts.read_completions(cell.completions, at.store))
     assert record["measures"]["length_characters_mean"] == pytest.approx(first["measures"]["length_characters_mean"] + 1)
+
+
+def test_trial_measures_token_shifts_on_held_out_pairs_as_direct_scoring_gives_them(bench: Bench) -> None:
+    record, cell, at = bench.run("keep=full", "axes.beta=[0.65]")
+    assert cell.token_shifts is not None
+    assert cell.token_shifts.texts == cell.dpo.validation.texts
+    assert record["recipes"]["token_shifts"] == fingerprint(cell.token_shifts)
+    assert record["phases_s"]["token_shifts"] > 0
+    found = pq.read_table(at.store.path(cell.token_shifts) / artefacts.TOKEN_SHIFTS).to_pydict()
+    pairs = artefacts.read_token_pairs(cell.token_shifts.texts, at.store)
+    assert found["token_id"] == [token for pair in pairs for token in pair.chosen_ids]
+    model, tokenizer = models.load(checkpoints.checkpoint(cell.dpo, at.store))
+    turns = [chat.Turn(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
+    kept = np.concatenate(scoring.answer_logps(model, turns, tokenizer.pad_token_id))
+    assert found["after_nats"] == pytest.approx(kept, abs=1e-5)
+    assert np.abs(np.subtract(found["after_nats"], found["before_nats"])).max() > 1e-3
+
+
+def test_finished_cell_without_token_shifts_is_not_run_again_for_them(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured beside the record changes no cell, and is made only when a policy is trained anyway."""
+    first, cell, at = bench.run("measure.token_shifts=0", "axes.beta=[0.45]")
+    assert first["status"] == "done", first["error"]
+    assert cell.token_shifts is None
+    assert "token_shifts" not in first["recipes"]
+    forbid(monkeypatch, (trial, "run_trial"), (make.dpo, "train"))
+    second, asked, _ = bench.run("axes.beta=[0.45]")
+    assert second == {"schema": 1, "error": None, **first}
+    assert asked.id == cell.id
+    assert not at.store.has(asked.token_shifts)
+    assert results.pending(at, [asked], again=True) == []
 
 
 def test_shared_artefact_that_fails_is_a_failed_record_that_names_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ from refstudy.recipes.verdicts import Completions as Completions
 from refstudy.recipes.verdicts import Divergence as Divergence
 from refstudy.recipes.verdicts import GoldJudge as GoldJudge
 from refstudy.recipes.verdicts import RewardJudge as RewardJudge
+from refstudy.recipes.verdicts import TokenShifts as TokenShifts
 from refstudy.recipes.verdicts import TrainingLog as TrainingLog
 from refstudy.recipes.verdicts import Verdicts as Verdicts
 
@@ -80,6 +81,7 @@ Recipe = (
     | Completions
     | TrainingLog
     | Divergence
+    | TokenShifts
     | GoldJudge
     | RewardJudge
     | Verdicts

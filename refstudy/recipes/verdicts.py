@@ -11,6 +11,7 @@ from refstudy.recipes.values import WORLD_VERSION, Sampling
 
 if TYPE_CHECKING:
     from refstudy.recipes import AnyPrompts, Model
+    from refstudy.recipes.references import TokenPairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,18 @@ class Divergence:
     RESULT_VERSION: ClassVar[int] = 1
     completions: Completions
     reference: "Model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenShifts:
+    """How far each token's log-prob moved from a policy's start to the policy, on some chosen answers. Beside the cell: no record
+    needs it, and a policy whose weights are gone is not trained again for it."""
+
+    RESULT_VERSION: ClassVar[int] = 1
+    model: Dpo
+    texts: "TokenPairs"
+    count: int
+    """Chosen answers at most, evenly spaced over the pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
