@@ -1,4 +1,4 @@
-"""A sweep's folder as frames with declared columns: what is measured is read here, once, and nowhere else in the analysis.
+"""A sweep's folder as frames with declared columns: what is measured of cells is read here, once, and nowhere else.
 
 Invariant: every cell that the sweep lists has one row, whatever its status; a value that is absent is NaN or None, never a guess.
 """
@@ -160,7 +160,7 @@ def answers(store: Store, record: Mapping[str, Any], kind: str) -> list[texts.Co
 
 def prompts_of(store: Store, completions_id: str) -> list[texts.Prompt]:
     """The prompts that a set of answers answers, found by the recipe that lies beside the answers."""
-    recipe = _read_json(artefact(store, "completions", completions_id) / "recipe.json")
+    recipe = read_json(artefact(store, "completions", completions_id) / "recipe.json")
     kind, _, identity = recipe["canonical"]["prompts"]["recipe"].partition(":")
     return texts.read_prompts(artefact(store, kind, identity) / "prompts.jsonl")
 
@@ -183,7 +183,7 @@ def _cells(sweep: Mapping[str, Any], by_id: Mapping[str, records.Record]) -> pd.
     rows = []
     for cell_id in dict.fromkeys([*listed, *by_id]):
         source = {**listed.get(cell_id, {}), **by_id.get(cell_id, {})}
-        row = {column.name: _at(source, column.source) for column in CELL_COLUMNS}
+        row = {column.name: at(source, column.source) for column in CELL_COLUMNS}
         row |= {"status": row["status"] or "planned", "degenerate": bool(row["degenerate"])}
         row |= {"current": listed.get(cell_id, {}).get("current", cell_id in listed), "settings": source.get("settings") or {}}
         rows.append(row | {"baseline_id": (source.get("recipes") or {}).get("baseline")})
@@ -191,11 +191,11 @@ def _cells(sweep: Mapping[str, Any], by_id: Mapping[str, records.Record]) -> pd.
     measured = [column.name for column in CELL_COLUMNS if column.source.startswith("measures.")]
     numbers = [*measured, "beta", "stopped_step", "temperature", "top_p", "duration_s"]
     frame[numbers] = frame[numbers].apply(pd.to_numeric)
-    frame["panel"] = _panels(frame, _varied(frame))
+    frame["panel"] = panels(frame, varied(frame))
     return frame
 
 
-def _varied(frame: pd.DataFrame) -> list[str]:
+def varied(frame: pd.DataFrame) -> list[str]:
     """The settings that differ among the current cells."""
     values: dict[str, set[str]] = {}
     for settings in frame.loc[frame["current"], "settings"]:
@@ -204,7 +204,7 @@ def _varied(frame: pd.DataFrame) -> list[str]:
     return [key for key, seen in values.items() if len(seen) > 1]
 
 
-def _panels(frame: pd.DataFrame, varied: list[str]) -> list[str]:
+def panels(frame: pd.DataFrame, varied: list[str]) -> list[str]:
     """Policy and the settings that differ, as the title of a small multiple."""
     return [
         ", ".join([str(policy), *(f"{key} {_plain(settings[key])}" for key in varied if key in settings)])
@@ -245,7 +245,7 @@ def _prompt_rows(
 
 
 def _prompts_by_id(store: Store, completions_id: str, known: dict[str, dict[str, texts.Prompt]]) -> dict[str, texts.Prompt]:
-    recipe = _read_json(artefact(store, "completions", completions_id) / "recipe.json")
+    recipe = read_json(artefact(store, "completions", completions_id) / "recipe.json")
     key = recipe["canonical"]["prompts"]["recipe"]
     if key not in known:
         known[key] = {prompt.prompt_id: prompt for prompt in prompts_of(store, completions_id)}
@@ -269,41 +269,41 @@ def _baselines(done: Mapping[str, records.Record], store: Store, faults: list[st
 def _references(folder: Path, cells: pd.DataFrame, faults: list[str]) -> pd.DataFrame:
     """The references' own scores: one row for each reference, policy, seed and setting that was judged."""
     names = [column.name for column in REFERENCE_COLUMNS]
-    rows = _optional_json(folder / "references.json", faults).get("references", [])
+    rows = optional_json(folder / "references.json", faults).get("references", [])
     frame = pd.DataFrame([{name: row.get(name) for name in [*names, "settings"]} for row in rows], columns=[*names, "settings"])
     frame[names[2:]] = frame[names[2:]].apply(pd.to_numeric)
-    frame["panel"] = _panels(frame, _varied(cells))
+    frame["panel"] = panels(frame, varied(cells))
     return frame.drop(columns="settings")
 
 
 def _reference_kl(folder: Path, faults: list[str]) -> pd.DataFrame:
     """reference_kl.json, by cell id."""
     names = list(REFERENCE_KL)
-    found = _optional_json(folder / "reference_kl.json", faults)
+    found = optional_json(folder / "reference_kl.json", faults)
     rows = [{"cell_id": cell_id, **{name: values.get(name) for name in names}} for cell_id, values in found.items()]
     frame = pd.DataFrame(rows, columns=["cell_id", *names]).astype({"cell_id": object})
     frame[names] = frame[names].apply(pd.to_numeric)
     return frame
 
 
-def _optional_json(path: Path, faults: list[str]) -> dict[str, Any]:
+def optional_json(path: Path, faults: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return _read_json(path)
+        return read_json(path)
     except ValueError as error:
         faults.append(f"{path.name} cannot be read and is left out: {error}")
         return {}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     value = json.loads(path.read_bytes())
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} is a JSON {type(value).__name__}; expected an object")
     return value
 
 
-def _at(source: Mapping[str, Any], path: str) -> Any:
+def at(source: Mapping[str, Any], path: str) -> Any:
     """The value at a dotted path; None where any part is missing."""
     value: Any = source
     for key in path.split("."):

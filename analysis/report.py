@@ -14,8 +14,10 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from analysis import browser, checks, estimates, frames, plots, samples, summary, tables
+from analysis import browser, checks, compatibility, estimates, frames, plots, samples, summary, tables, token_shifts
+from analysis.compatibility import Fits
 from analysis.frames import Results
+from analysis.token_shifts import Shifted
 from refstudy.store import Store
 
 PAGE = "report.html"
@@ -34,7 +36,14 @@ def write(results: Path | str, store: Store) -> Path:
     baselines = _by_panel(loaded)
     own = estimates.own_scores(loaded, points)
     shown = samples.choose(loaded, points, best, store)
+    fits = compatibility.load(loaded)
+    fitted = compatibility.with_outcomes(fits.references, points, best)
+    shifted = token_shifts.load(loaded, store)
     _write_tables(loaded, points, best, differences, baselines)
+    _write_frames(loaded, {"compatibility": fitted, "saturation": fits.saturation, "d_by_length": fits.by_length})
+    _write_frames(
+        loaded, {"token_shifts": shifted.cells, "token_shift_histogram": shifted.histogram, "moved_tokens": shifted.moved}
+    )
     script = SCRIPT.read_text(encoding="utf-8")
     page = _template().render(
         name=loaded.sweep.get("name") or loaded.folder.name,
@@ -49,6 +58,12 @@ def write(results: Path | str, store: Store) -> Path:
         cells=tables.cells(loaded.cells[loaded.cells["current"]]),
         earlier=tables.cells(loaded.cells[~loaded.cells["current"]]),
         references=tables.references(loaded, points, own),
+        compatibility=tables.compatibility(_with_saturation(fitted, fits.saturation)),
+        compatibility_figures=_compatibility_figures(loaded, fits, fitted, points),
+        suggested=_suggested(fitted),
+        borne_out=compatibility.borne_out(fitted),
+        token_figures=_token_figures(loaded, shifted),
+        moved=tables.moved_tokens(token_shifts.most_moved(shifted.moved)),
         samples=shown,
         answers=browser.payload(loaded, store),
         script=Markup(script),
@@ -104,19 +119,79 @@ def _figures(loaded: Results, points: pd.DataFrame, baselines: pd.DataFrame, own
                 words,
             )
         )
-    folder = loaded.folder / "figures"
-    return [
-        {"name": name, "title": title, "svg": Markup(plots.save(figure, folder, name)), "words": words}
-        for name, title, figure, words in made
-    ]
+    return [_figure(loaded, name, title, figure, words, "points") for name, title, figure, words in made]
+
+
+def _compatibility_figures(loaded: Results, fits: Fits, fitted: pd.DataFrame, points: pd.DataFrame) -> list[dict[str, Any]]:
+    """One for each panel with a reference that differs from self."""
+    differing = fitted[fitted["difference_spread_nats"] > 0]
+    differing = differing[differing["reference"].isin(points["reference"])]
+    made = []
+    for number, panel in enumerate(dict.fromkeys(differing["panel"])):
+        here, bins = (frame[frame["panel"] == panel] for frame in (differing, fits.by_length))
+        name = "compatibility" + (f"_{number + 1}" if number else "")
+        title = "How the references fit the policy" + (f": {panel}" if differing["panel"].nunique() > 1 else "")
+        words = (
+            "D: a reference's margin minus self's, of each preference pair; all that a reference adds to DPO with self. Left: the "
+            "two measures declared primary; a reference without noise to speak of has no place there. Right: D's mean and standard "
+            "deviation by length difference with the fitted line, each plot on a scale of its own; the line's height at 0 is the "
+            "intercept."
+        )
+        made.append(_figure(loaded, name, title, plots.compatibility(here, bins, points), words, "compatibility"))
+    return made
+
+
+def _token_figures(loaded: Results, shifted: Shifted) -> list[dict[str, Any]]:
+    """The end token against beta, and a histogram figure for each panel."""
+    if shifted.cells.empty:
+        return []
+    points, histogram = token_shifts.points(shifted.cells), token_shifts.by_beta(shifted.histogram)
+    on = f"On at most {shifted.cells['answers'].max()} chosen answers, the same for every cell of a policy and seed."
+    made = [_figure(loaded, "end_token_by_beta", "The end token's shift", plots.end_token_by_beta(points), on, "token_shifts")]
+    for number, panel in enumerate(dict.fromkeys(histogram["panel"])):
+        name = "token_shifts" + (f"_{number + 1}" if number else "")
+        title = "How far tokens moved" + (f": {panel}" if histogram["panel"].nunique() > 1 else "")
+        words = f"Bins of half a nat, from 20 below to 20 above; what lies beyond is counted in the table. {on}"
+        figure = plots.token_shifts(histogram[histogram["panel"] == panel])
+        made.append(_figure(loaded, name, title, figure, words, "token_shift_histogram"))
+    return made
+
+
+def _figure(loaded: Results, name: str, title: str, figure: Any, words: str, table: str) -> dict[str, Any]:
+    """A figure for the page, saved beside it; table: where its numbers stand."""
+    svg = Markup(plots.save(figure, loaded.folder / "figures", name))
+    return {"name": name, "title": title, "svg": svg, "words": words, "table": table}
+
+
+def _suggested(fitted: pd.DataFrame) -> list[str]:
+    """What the measures suggest of each reference, in words; with panel and seed where there are several."""
+    told = []
+    for row in fitted[fitted["words"].fillna("") != ""].to_dict("records"):
+        more = [str(row[name]) for name, word in (("panel", ""), ("seed", "seed ")) if fitted[name].nunique() > 1]
+        told.append(f"{' '.join([row['reference'], *more])}: {row['words']}.")
+    return told
+
+
+def _with_saturation(fitted: pd.DataFrame, saturation: pd.DataFrame) -> pd.DataFrame:
+    """The references with the range of beta times the spread of D over the grid, in words."""
+    key = ["panel", "reference", "seed"]
+    ends = saturation[saturation["saturation"] > 0].groupby(key)["saturation"].agg(["min", "max"])
+    words = {
+        at: _rounded(low) + (f" to {_rounded(high)}" if high > low else "")
+        for at, (low, high) in zip(ends.index, ends.to_numpy(), strict=True)
+    }
+    return fitted.assign(saturation=[words.get(tuple(each), "") for each in fitted[key].itertuples(index=False)])
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def _write_tables(
     loaded: Results, points: pd.DataFrame, best: pd.DataFrame, differences: pd.DataFrame, baselines: pd.DataFrame
 ) -> None:
-    folder = loaded.folder / "tables"
-    folder.mkdir(exist_ok=True)
-    columns = pd.DataFrame([vars(column) for column in (*frames.CELL_COLUMNS, *frames.PROMPT_COLUMNS, *frames.REFERENCE_COLUMNS)])
+    declared = (*frames.CELL_COLUMNS, *frames.PROMPT_COLUMNS, *frames.REFERENCE_COLUMNS, *compatibility.COLUMNS)
+    columns = pd.DataFrame([vars(column) for column in declared])
     written = {
         "cells": loaded.cells,
         "points": points,
@@ -126,6 +201,12 @@ def _write_tables(
         "references": loaded.references,
         "columns": columns,
     }
+    _write_frames(loaded, written)
+
+
+def _write_frames(loaded: Results, written: dict[str, pd.DataFrame]) -> None:
+    folder = loaded.folder / "tables"
+    folder.mkdir(exist_ok=True)
     for name, frame in written.items():
         frame.map(_cell_text).to_csv(folder / f"{name}.csv", index=False, encoding="utf-8", errors="replace")
 

@@ -12,7 +12,9 @@ import pandas as pd
 
 from analysis.estimates import OWN
 from analysis.frames import Results
+from analysis.samples import shown
 from analysis.summary import covered
+from refstudy.measures.compatibility import PRIMARY_DEGENERATION, PRIMARY_GAIN
 
 Row = dict[Any, Any]
 
@@ -117,6 +119,52 @@ def references(results: Results, points: pd.DataFrame, scores: pd.DataFrame) -> 
     return _table(columns, rows)
 
 
+def compatibility(frame: pd.DataFrame) -> Table:
+    """A row for each reference and seed that was measured: the primary measures, what they are made of, what came of them."""
+    columns = [
+        *_policy(frame),
+        Column("reference", _plain("reference"), numeric=False),
+        *([Column("seed", _plain("seed"))] if frame["seed"].nunique() > 1 else []),
+        Column("intercept over residual spread (for gain)", _number(PRIMARY_GAIN, "z.2f")),
+        Column("absolute length slope (nats a token; for degeneration)", _number(PRIMARY_DEGENERATION, "z.3f")),
+        Column("gain over self's best here", _interval("gain", "gain_low", "gain_high", "+.3f")),
+        Column("degenerate here at beta", lambda row: _betas(row["degenerate_betas"]), numeric=False),
+        Column("intercept (nats)", _with_error("intercept_nats", "intercept_se_nats", "z.2f")),
+        Column("slope (nats a token)", _with_error("slope_nats_per_token", "slope_se_nats_per_token", "z.3f")),
+        Column("residual spread (nats)", _number("residual_spread_nats", ".2f")),
+        Column("length explains", _number("explained_share", ".2f")),
+        Column("beta x spread of D", lambda row: row["saturation"]),
+        Column("pair accuracy", _number("pair_accuracy", ".3f")),
+        Column("pessimistic pairs", _number("pessimistic_share", ".3f")),
+        Column("mean margin (nats)", _number("mean_margin_nats", "+.2f")),
+        Column("trained on these pairs?", lambda row: "perhaps" if row["contaminated"] == 1 else "", numeric=False),
+        Column("bits a byte", _number("bits_per_byte", ".3f")),
+        Column("likelihood distance (nats)", _number("likelihood_kl_nats", ".3g")),
+        Column("margin correlation (ranks wrongly)", _number("margin_correlation", ".2f")),
+        Column("D on the end token", _number("share_end_token", ".2f")),
+        Column("on the first five", _number("share_first_tokens", ".2f")),
+        Column("on the rest", _number("share_rest", ".2f")),
+        Column("not measured", _plain("not_measured"), numeric=False),
+    ]
+    return _table(columns, frame.to_dict("records"))
+
+
+def moved_tokens(frame: pd.DataFrame) -> Table:
+    """A row for each reference: the tokens that lost and gained most at its smallest beta."""
+    rows: list[Row] = []
+    for (panel, reference, beta), group in frame.groupby(["panel", "reference", "beta"], sort=False):
+        row: Row = {"panel": panel, "reference": reference, "beta": beta}
+        rows.append(row | {way: _moved(group[group["direction"] == way].to_dict("records")) for way in ("down", "up")})
+    columns = [
+        *_policy(frame),
+        Column("reference", _plain("reference"), numeric=False),
+        Column("beta", _number("beta", "g")),
+        Column("moved down most: token, mean shift (nats), times seen", _plain("down"), numeric=False),
+        Column("moved up most", _plain("up"), numeric=False),
+    ]
+    return _table(columns, rows)
+
+
 def provenance(results: Results) -> list[tuple[str, str]]:
     """(what, value) of the run: times, versions, commit, machine, seeds."""
     of = results.sweep.get("provenance") or {}
@@ -206,6 +254,27 @@ def _own_win_rate(row: Row) -> str:
         return _interval("own_win_rate", "own_win_rate_low", "own_win_rate_high", ".3f")(row)
     ends = f"{row['own_win_rate_least']:.3f} to {row['own_win_rate_most']:.3f}"
     return f"{row['own_win_rate']:.3f} (seeds from {ends})"
+
+
+def _with_error(value: str, error: str, form: str) -> Callable[[Row], str]:
+    """A number with its standard error."""
+
+    def text(row: Row) -> str:
+        bounds = "" if _missing(row[error]) else f" +- {row[error]:{form}}"
+        return "" if _missing(row[value]) else f"{row[value]:{form}}{bounds}"
+
+    return text
+
+
+def _betas(betas: Any) -> str:
+    """Betas in words; empty where no cell is done."""
+    if not isinstance(betas, tuple):
+        return ""
+    return ", ".join(f"{beta:g}" for beta in betas) or "none"
+
+
+def _moved(tokens: list[Row]) -> str:
+    return ", ".join(f"{shown(repr(each['token']))} {each['mean_nats']:+.2f} ({each['count']})" for each in tokens)
 
 
 def _range(name: str, form: str) -> Callable[[Row], str]:

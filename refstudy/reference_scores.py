@@ -5,6 +5,7 @@ was written before is only replaced, never lost: cells of earlier grids, or of d
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,12 @@ def kl_to_reference(cell: Cell, store: Store) -> dict[str, float]:
     answers = texts.read_completions(store.path(cell.completions) / "completions.jsonl")
     by_id = {answer.prompt_id: answer.logp_sum_nats for answer in answers}
     of = divergence.sampled([by_id[prompt_id] for prompt_id in table.prompt_ids], table.logp_sum, table.answer_bytes)
-    return {
+    found = {
         "kl_reference_nats": of.nats_per_answer,
         "kl_reference_nats_per_byte": of.nats_per_unit,
         "retokenised_share": float(tables.summary(store.path(recipe)).get("retokenised_share", 0.0)),
     }
+    return {name: value for name, value in found.items() if math.isfinite(value)}  # a policy that says nothing has no bytes
 
 
 def _own_scores(cells: list[Cell], store: Store) -> list[dict[str, Any]]:

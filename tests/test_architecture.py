@@ -213,6 +213,8 @@ def test_analysis_imports_go_in_one_direction():
         "samples",
         "browser",
         "summary",
+        "compatibility",
+        "token_shifts",
         "tables",
         "plots",
         "report",

@@ -25,7 +25,7 @@ def win_rate_by_beta(points: pd.DataFrame, cells: pd.DataFrame) -> Figure:
     for panel, ax in axes.items():
         _lines(ax, points, cells, panel, "win_rate", ("win_rate_low", "win_rate_high"))
         ax.axhline(0.5, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-    _label(figure, axes, points, "win rate against the baseline answers")
+    label_betas(figure, axes, points, "win rate against the baseline answers")
     style.legend(figure, points, style.baseline_line(), "baseline against itself: 0.5")
     return figure
 
@@ -41,7 +41,7 @@ def length_by_beta(points: pd.DataFrame, cells: pd.DataFrame, baselines: pd.Data
     if points["length_tokens"].max() > 4 * points["length_tokens"].min():
         for ax in axes.values():
             _log_lengths(ax)
-    _label(figure, axes, points, "mean answer length (tokens)")
+    label_betas(figure, axes, points, "mean answer length (tokens)")
     style.legend(figure, points, style.baseline_line(), "baseline answers")
     return figure
 
@@ -94,7 +94,7 @@ def _shift(points: pd.DataFrame, place: int) -> float:
     return math.exp(spread * ((place + 0.5) / points["reference"].nunique() - 0.5))
 
 
-def _label(figure: Figure, axes: dict[str, Axes], points: pd.DataFrame, quantity: str) -> None:
+def label_betas(figure: Figure, axes: dict[str, Axes], points: pd.DataFrame, quantity: str) -> None:
     betas = sorted(set(points["beta"]))
     for panel, ax in axes.items():
         ax.set_title(panel, fontsize=10, loc="left", visible=len(axes) > 1)

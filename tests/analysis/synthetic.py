@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from refstudy import records
 from refstudy.measures import limits
@@ -161,3 +162,38 @@ def _artefact(store, kind, identity, name, rows, prompts=None):
     canonical = {"kind": kind} | ({"prompts": {"recipe": f"miniature_prompts:{prompts}"}} if prompts else {})
     (folder / "recipe.json").write_text(json.dumps({"canonical": canonical, "description": {}}))
     (folder / "manifest.json").write_text(json.dumps({"files": {}}))
+
+
+def compatibility(folder: Path, slopes: dict[str, float], seeds=(0,), policy="small", betas=(1, 0.1)) -> None:
+    """compatibility.json with a row for each reference and seed: D = 3 + slope * length difference, a residual spread of 6."""
+    rows = []
+    for reference, slope in slopes.items():
+        spread = 0.0 if reference == "self" else 10.0
+        measures = {"pairs": 40.0, "intercept_nats": 3.0, "intercept_se_nats": 0.5, "slope_nats_per_token": slope}
+        measures |= {"abs_slope_nats_per_token": abs(slope), "difference_spread_nats": spread, "bits_per_byte": 0.25}
+        measures |= {"intercept_over_residual_spread": 0.5, "residual_spread_nats": 6.0} if spread else {}
+        measures |= {f"saturation_beta_{beta:g}": beta * spread for beta in betas}
+        lengths = [
+            {"length_difference_tokens": x, "pairs": 20, "mean_nats": 3 + slope * x, "spread_nats": 6.0} for x in (-4.0, 8.0)
+        ]
+        for seed in seeds:
+            about = {"reference": reference, "policy": policy, "seed": seed, "settings": {}, "betas": list(betas)}
+            told = {"measures": measures, "by_length": lengths, "words": f"demands {abs(slope):g} nats", "not_measured": None}
+            rows.append(about | told)
+    (folder / "compatibility.json").write_text(json.dumps({"references": rows}))
+
+
+def token_shifts(folder: Path, store: Store) -> None:
+    """Shifts of every done cell on 25 answers of " a" and the end token: -1 / beta nats on the end token, 0.25 on the other."""
+    for path in (folder / "cells").glob("*.json"):
+        record = records.read_record(path)
+        if record["status"] != "done":
+            continue
+        at = store.root / "token_shifts" / f"t{record['cell_id']}"
+        at.mkdir(parents=True)
+        after = np.array([-1.75, -0.1 - 1 / record["beta"]] * 25)
+        columns = {"token_id": np.array([7, 2] * 25), "before_nats": np.array([-2.0, -0.1] * 25), "after_nats": after}
+        pd.DataFrame(columns).to_parquet(at / "token_shifts.parquet")
+        (at / "summary.json").write_text(json.dumps({"answers": 25, "end_token_id": 2, "tokens": {"7": " a", "2": "<|end|>"}}))
+        (at / "manifest.json").write_text(json.dumps({"files": {}}))
+        records.write_record(folder, {**record, "recipes": {**record["recipes"], "token_shifts": at.name}})

@@ -65,6 +65,44 @@ def test_write_makes_one_page_with_figures_and_tables_beside_it(tmp_path):
     assert "axes: {beta: [10, 1, 0.1, 0.01]" in text
 
 
+def test_write_shows_how_references_fit_and_which_tokens_moved(tmp_path):
+    folder, store = synthetic.build(tmp_path, **SMALL)
+    synthetic.compatibility(folder, {"self": 0.0, "larger-same": -0.3})
+    synthetic.token_shifts(folder, store)
+    text = " ".join(_read(report.write(folder, store)).text)
+    for name in ("compatibility", "end_token_by_beta", "token_shifts"):
+        assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "larger-same: demands 0.3 nats." in text
+    assert "References with a degenerate cell, by the bound of 2.2 nats a token: 0 of 1 below it." in text
+    assert "'<|end|>' -10.00 (25)" in text
+    assert "1 to 10" in text, "beta times the spread of D over the grid"
+    with open(folder / "tables" / "compatibility.csv", newline="") as file:
+        rows = {row["reference"]: row for row in csv.DictReader(file)}
+    assert float(rows["larger-same"]["intercept_over_residual_spread"]) == 0.5
+    assert rows["self"]["gain"] == ""
+    with open(folder / "tables" / "token_shifts.csv", newline="") as file:
+        assert {float(row["end_mean_nats"]) for row in csv.DictReader(file)} == {-1.0, -10.0}
+
+
+def test_write_without_measures_of_references_has_no_section_of_them(tmp_path):
+    page = _read(report.write(*synthetic.build(tmp_path, **SMALL)))
+    assert not {("id", "compatibility"), ("id", "tokens"), ("href", "#tokens")} & set(page.attributes)
+
+
+def test_write_hostile_token_and_words_stay_text(tmp_path):
+    folder, store = synthetic.build(tmp_path, **SMALL)
+    synthetic.compatibility(folder, {"larger-same": -0.3})
+    synthetic.token_shifts(folder, store)
+    path = folder / "compatibility.json"
+    path.write_text(path.read_text().replace("demands 0.3 nats", "<script>alert(1)</script>"))
+    for summary in store.root.glob("token_shifts/*/summary.json"):
+        summary.write_text(summary.read_text().replace("<|end|>", "<img src=x>"))
+    page = _read(report.write(folder, store))
+    assert page.scripts == 2
+    assert "img" not in page.tags
+    assert "<img src=x>" in "".join(page.text)
+
+
 def test_write_page_loads_nothing_and_runs_its_own_script_by_hash_alone(tmp_path):
     path = report.write(*synthetic.build(tmp_path, **SMALL))
     page = _read(path)
