@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from refstudy import grid, plan, reference_scores, results
+from refstudy import grid, plan, recipes, reference_scores, results, tables, texts
 
 QUICKSTART = Path(__file__).parents[1] / "sweeps" / "quickstart.yaml"
 
@@ -48,12 +49,17 @@ def test_rows_of_an_earlier_grid_stay_and_those_written_again_are_replaced(score
     assert sorted(row["seed"] for row in rows) == [0, 1, 2]
 
 
-def test_a_cell_whose_answers_are_all_empty_has_no_kl_per_byte(
-    scored: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """0 nats over 0 bytes is undefined, which JSON says as null; the file is written all the same."""
-    undefined = {"kl_reference_nats": 8.5, "kl_reference_nats_per_byte": float("nan")}
-    monkeypatch.setattr(reference_scores, "kl_to_reference", lambda cell, store: undefined)
-    scored("axes.reference=[self]", "axes.beta=[1]")
-    written = json.loads((tmp_path / "results" / "q" / "reference_kl.json").read_text())
-    assert list(written.values()) == [{"kl_reference_nats": 8.5, "kl_reference_nats_per_byte": None}]
+def test_policy_that_says_nothing_has_a_divergence_an_answer_and_none_a_byte(tmp_path: Path) -> None:
+    """Two answers of no bytes, -1 by the policy and -3 by the reference: 2 nats an answer, and a file that is JSON."""
+    sweep = grid.read(QUICKSTART, ["axes.reference=[self]", "axes.beta=[1]"])
+    at, (cell,) = results.place(sweep, tmp_path / "results" / "q", None), grid.cells(sweep)
+    silent = [texts.Completion(prompt_id=name, text="", token_ids=[1], terminated=True, logp_sum_nats=-1.0) for name in "ab"]
+    table = tables.CompletionTable(["a", "b"], np.full(2, -3.0), np.ones(2), np.zeros(2, dtype=np.int64))
+    with at.store.claim(cell.completions) as claim:
+        texts.write_lines(claim.folder / "completions.jsonl", silent)
+        at.store.publish(claim)
+    with at.store.claim(recipes.Table(scorer=cell.dpo.table.scorer, texts=cell.completions)) as claim:
+        tables.write_completions(claim.folder, table, {})
+        at.store.publish(claim)
+    reference_scores.write(at, [cell])
+    assert json.loads(at.reference_kl.read_text()) == {cell.id: {"kl_reference_nats": 2.0, "retokenised_share": 0.0}}
