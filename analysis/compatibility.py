@@ -107,11 +107,17 @@ def with_outcomes(references: pd.DataFrame, points: pd.DataFrame, best: pd.DataF
 
 
 def borne_out(references: pd.DataFrame) -> list[str]:
-    """How far the two primary measures agree with what came of them in this very sweep, in sentences; none without outcomes."""
+    """How far the two primary measures agree with what came of them in this very sweep, in sentences; none without outcomes.
+
+    A reference counts once for each panel, with the mean of its seeds' measures: its outcomes are of all seeds together.
+    """
     measured = references.dropna(subset=[PRIMARY_DEGENERATION]).query("difference_spread_nats > 0")
     done = measured[measured["degenerate_betas"].map(lambda betas: isinstance(betas, tuple))]
     if done.empty:
         return []
+    measures = dict.fromkeys((PRIMARY_DEGENERATION, PRIMARY_GAIN), "mean")
+    outcomes = dict.fromkeys(("degenerate_betas", "gain_low", "gain_high"), "first")
+    done = done.groupby(["panel", "reference"], sort=False).agg(measures | outcomes)
     steep = done[PRIMARY_DEGENERATION] >= DEGENERATE_NATS_PER_TOKEN
     by_slope = {"at or above it": steep, "below it": ~steep}
     told = [

@@ -167,8 +167,9 @@ def _suggested(fitted: pd.DataFrame) -> list[str]:
     """What the measures suggest of each reference, in words; with panel and seed where there are several."""
     told = []
     for row in fitted[fitted["words"].fillna("") != ""].to_dict("records"):
-        more = [str(row[name]) for name, word in (("panel", ""), ("seed", "seed ")) if fitted[name].nunique() > 1]
-        told.append(f"{' '.join([row['reference'], *more])}: {row['words']}.")
+        more = [f"{word}{row[name]}" for name, word in (("panel", ""), ("seed", "seed ")) if fitted[name].nunique() > 1]
+        where = f" ({', '.join(more)})" if more else ""
+        told.append(f"{row['reference']}{where}: {row['words']}.")
     return told
 
 

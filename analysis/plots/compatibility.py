@@ -33,8 +33,9 @@ def compatibility(references: pd.DataFrame, by_length: pd.DataFrame, points: pd.
     names = list(dict.fromkeys(shown["reference"]))
     columns = min(COLUMNS, max(1, len(names)))
     rows = max(1, math.ceil(len(names) / columns))
-    figure = Figure(figsize=(4.6 + 1.85 * columns, max(3.9, 1.65 * rows + 0.5)), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(4.6, 1.85 * columns), squeeze=False)[0]
+    wide = max(3.8, 1.85 * columns)  # room for the name of the axis below a single plot
+    figure = Figure(figsize=(4.6 + wide, max(3.9, 1.65 * rows + 0.5)), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(4.6, wide), squeeze=False)[0]
     styles = style.styles(points)
     _primary(left, shown, styles)
     grid = list(right.subplots(rows, columns, squeeze=False, sharex=True).flat)

@@ -79,7 +79,8 @@ def test_outcomes_are_the_sweeps_own(results):
 
 
 def test_borne_out_counts_each_side_of_the_bound():
-    """Slopes 8 and 3 are steep, one of them spoilt; of the three gentle ones two gained, one with an intercept below 0."""
+    """Slopes 8 and 3 are steep, one of them spoilt; of the three gentle ones two gained, one with an intercept below 0. The two
+    seeds of c count once."""
     rows = [
         ("a", 8.0, 0.5, (1,), -0.3, -0.4, -0.2),
         ("b", 3.0, 0.5, (), 0.1, -0.1, 0.3),
@@ -89,7 +90,8 @@ def test_borne_out_counts_each_side_of_the_bound():
         ("planned", 0.2, -0.1, NAN, NAN, NAN, NAN),
     ]
     names = ["reference", "abs_slope_nats_per_token", "intercept_over_residual_spread", "degenerate_betas"]
-    frame = pd.DataFrame(rows, columns=[*names, "gain", "gain_low", "gain_high"]).assign(difference_spread_nats=1.0)
+    frame = pd.DataFrame(rows, columns=[*names, "gain", "gain_low", "gain_high"])
+    frame = pd.concat([frame, frame[frame["reference"] == "c"]]).assign(panel="small", difference_spread_nats=1.0)
     first, second, third = compatibility.borne_out(frame)
     assert first.endswith("by the bound of 2.2 nats a token: 1 of 2 at or above it and 0 of 3 below it.")
     assert second.endswith("the interval too: 1 of 2 at or above it and 0 of 3 below it.")
