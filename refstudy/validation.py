@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from refstudy import chat, cost, make, memory, plan, recipes, reference_fit
+from refstudy import cost, make, memory, plan, recipes, reference_compatibility
+from refstudy.artefacts import read_token_pairs
 from refstudy.errors import RefstudyError, TableError
 from refstudy.grid import Cell, Sweep
 from refstudy.identity import fingerprint
@@ -378,15 +379,13 @@ def _measured_tables(subject: _Subject) -> list[recipes.Table]:
 
 def _measured(subject: _Subject, row: Row, store: Store) -> Row:
     """The row with its measures of compatibility and what they suggest."""
-    table, own = _measured_tables(subject)
+    table = subject.cell.dpo.table
     if isinstance(table.texts, recipes.Selection):
-        chosen, among = (len(reference_fit.pairs(each, store)) for each in (table.texts, table.texts.pairs))
+        chosen, among = (len(read_token_pairs(each, store)) for each in (table.texts, table.texts.pairs))
         return replace(row, words=f"self, trained on {chosen:,} of {among:,} pairs: those with D > 0")
-    outline = Checks(store).outline(subject.cell.dpo.start)
-    assert not isinstance(outline, str), "the policy of a reference that is not refused"
     betas = sorted({cell.beta for cell in subject.cells}, reverse=True)
     try:
-        measured = reference_fit.fit(table, own, betas, len(chat.end_of_turn(outline.tokenizer)), store)
+        fit = reference_compatibility.fit(table, subject.cell.dpo.start, betas, store)
     except TableError as error:
         return replace(row, remarks=[*row.remarks, f"cannot be measured: {error}"])
-    return replace(row, measures=compatibility.values(measured), words=compatibility.words(measured))
+    return replace(row, measures=fit.values, words=compatibility.words(fit.measured))

@@ -60,7 +60,6 @@ LAYERS = (
         "reference_tables",
         "outlines",
         "renderings",
-        "reference_fit",
         "token_shifts",
     ),
     *(

@@ -54,7 +54,7 @@ def test_policy_that_says_nothing_has_a_divergence_an_answer_and_none_a_byte(tmp
     sweep = grid.read(QUICKSTART, ["axes.reference=[self]", "axes.beta=[1]"])
     at, (cell,) = results.place(sweep, tmp_path / "results" / "q", None), grid.cells(sweep)
     silent = [texts.Completion(prompt_id=name, text="", token_ids=[1], terminated=True, logp_sum_nats=-1.0) for name in "ab"]
-    table = tables.CompletionTable(["a", "b"], np.full(2, -3.0), np.ones(2), np.zeros(2, dtype=np.int64))
+    table = tables.CompletionTable(["a", "b"], np.full(2, -3.0), np.ones(2, dtype=np.int64), np.zeros(2, dtype=np.int64))
     with at.store.claim(cell.completions) as claim:
         texts.write_lines(claim.folder / "completions.jsonl", silent)
         at.store.publish(claim)
