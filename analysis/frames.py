@@ -6,7 +6,7 @@ Invariant: every cell that the sweep lists has one row, whatever its status; a v
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,8 @@ class Results:
     """REFERENCE_COLUMNS and `panel`; empty before the references' own scores are made."""
     faults: list[str]
     """What could not be read, in sentences."""
+    imported: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """As `cells`: what was brought from elsewhere and judged as the cells are; `reference` is its name, beta is NaN."""
 
     @property
     def done(self) -> pd.DataFrame:
@@ -139,6 +141,8 @@ def load(folder: Path | str, store: Store) -> Results:
     faults = list(scan.faults)
     cells = _cells(sweep, by_id).merge(_reference_kl(folder, faults), on="cell_id", how="left")
     done = {cell_id: by_id[cell_id] for cell_id in cells.loc[cells["current"] & (cells["status"] == "done"), "cell_id"]}
+    brought = records.scan(folder / records.IMPORTED)
+    faults += brought.faults
     source = folder / "sweep.yaml"
     return Results(
         folder=folder,
@@ -147,6 +151,7 @@ def load(folder: Path | str, store: Store) -> Results:
         records=by_id,
         cells=cells,
         prompts=_prompts(done, store, faults),
+        imported=_cells({}, {record["cell_id"]: record for record in brought.records}).reindex(columns=cells.columns),
         baselines=_baselines(done, store, faults),
         references=_references(folder, cells, faults),
         faults=faults,

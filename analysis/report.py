@@ -6,6 +6,7 @@ own, by hash.
 
 import base64
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ PAGE = "report.html"
 SCRIPT = Path(__file__).parent / "report_script.js"
 
 
-def write(results: Path | str, store: Store) -> Path:
+def write(results: Path | str, store: Store, refresh_s: int | None = None) -> Path:
     """The path of results/report.html, written from the folder's records and the store's artefacts.
 
-    Beside it figures/NAME.png and .svg, and tables/NAME.csv with the frame behind each figure and table.
+    Beside it figures/NAME.png and .svg, and tables/NAME.csv with the frame behind each figure and table. With `refresh_s` an open
+    page loads itself again after so many seconds, without a script.
     """
     loaded = frames.load(results, store)
     points = estimates.points(loaded)
@@ -46,6 +48,7 @@ def write(results: Path | str, store: Store) -> Path:
     )
     script = SCRIPT.read_text(encoding="utf-8")
     page = _template().render(
+        refresh_s=refresh_s,
         name=loaded.sweep.get("name") or loaded.folder.name,
         question=loaded.sweep.get("question") or question(loaded.text),
         faults=checks.run(loaded),
@@ -57,6 +60,7 @@ def write(results: Path | str, store: Store) -> Path:
         coverage=summary.coverage(differences if len(differences) else points),
         cells=tables.cells(loaded.cells[loaded.cells["current"]]),
         earlier=tables.cells(loaded.cells[~loaded.cells["current"]]),
+        imported=tables.cells(loaded.imported),
         references=tables.references(loaded, points, own),
         compatibility=tables.compatibility(_with_saturation(fitted, fits.saturation)),
         compatibility_figures=_compatibility_figures(loaded, fits, fitted, points),
@@ -73,7 +77,9 @@ def write(results: Path | str, store: Store) -> Path:
         identities=tables.identities(loaded),
     )
     path = loaded.folder / PAGE
-    path.write_bytes(page.encode("utf-8", errors="replace"))
+    whole = path.with_name(f".{PAGE}.{os.getpid()}")  # a browser that refreshes must never see half a page
+    whole.write_bytes(page.encode("utf-8", errors="replace"))
+    os.replace(whole, path)
     return path
 
 
@@ -195,6 +201,7 @@ def _write_tables(
     columns = pd.DataFrame([vars(column) for column in declared])
     written = {
         "cells": loaded.cells,
+        "imported": loaded.imported,
         "points": points,
         "best_betas": best,
         "differences_to_self": differences,

@@ -3,7 +3,6 @@
 Invariant: prompts are chosen by their place, never by what was answered, so that samples show what is usual.
 """
 
-import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +11,11 @@ import pandas as pd
 from analysis.frames import Results, answers, prompts_of, verdicts_of
 from refstudy.errors import DataError, StoreError
 from refstudy.store import Store
-from refstudy.texts import Prompt
+from refstudy.texts import Prompt, visible
 
 PROMPTS = 6
 CUT_CHARACTERS = 1_200
 PANELS = 4
-REVERSING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
-"""Bidirectional controls: they could make one answer's text run into the next."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +89,4 @@ def candidate(store: Store, record: dict[str, Any]) -> dict[str, Answer]:
 def shown(text: str) -> str:
     """`text` as a page can hold it: characters that control or reverse are written out, a very long text is cut and says so."""
     rest = len(text) - CUT_CHARACTERS
-    return "".join(map(_visible, text[:CUT_CHARACTERS])) + (f" [{rest} more characters]" if rest > 0 else "")
-
-
-def _visible(character: str) -> str:
-    hidden = unicodedata.category(character) in ("Cc", "Cs", "Cn") or unicodedata.bidirectional(character) in REVERSING
-    return f"<U+{ord(character):04X}>" if hidden and character not in "\n\t" else character
+    return visible(text[:CUT_CHARACTERS]) + (f" [{rest} more characters]" if rest > 0 else "")

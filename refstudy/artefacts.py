@@ -35,7 +35,7 @@ def read_conversations(recipe: recipes.Demonstrations | recipes.Conversations, s
     return [row["messages"] for _, row in texts.read_objects(store.path(recipe) / CONVERSATIONS)]
 
 
-def read_completions(recipe: recipes.Completions, store: Store) -> list[Completion]:
+def read_completions(recipe: recipes.AnyAnswers, store: Store) -> list[Completion]:
     return texts.read_completions(store.path(recipe) / COMPLETIONS)
 
 

@@ -14,6 +14,7 @@ from refstudy import grid, records, results
 from refstudy.errors import RefstudyError, SpecError
 from refstudy.grid import Cell, Sweep
 from refstudy.results import Results
+from refstudy.texts import visible
 
 app = typer.Typer(
     help="To which reference model, and how strongly (beta), should DPO hold a policy?",
@@ -39,7 +40,7 @@ def main() -> None:
     try:
         app()
     except RefstudyError as error:
-        print(f"refstudy: {error}", file=sys.stderr)
+        print(f"refstudy: {visible(str(error))}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -203,6 +204,120 @@ def report(folder: ResultsFolder, store: StoreFolder = None) -> None:
     print(_write_report(at, cells))
 
 
+@app.command(epilog="Example: refstudy watch results/quickstart")
+def watch(
+    folder: ResultsFolder,
+    every: Annotated[int, typer.Option("--every", metavar="SECONDS", min=1, help="How often the report is written at most.")] = 15,
+    store: StoreFolder = None,
+) -> None:
+    """Follows a running sweep: a live table, and a report that an open browser page loads again by itself."""
+    from analysis import report
+    from refstudy import watch
+
+    at = results.opened(folder, store)
+    try:
+        rows = watch.follow(at.folder, lambda live: report.write(at.folder, at.store, every if live else None), every)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0 if all(row["status"] == "done" for row in rows) else 1)
+
+
+@app.command(
+    epilog="Example: refstudy gate results/quickstart --against baseline.json --limit 'win_rate>=0.6' --where reference=self"
+)
+def gate(
+    folder: ResultsFolder,
+    against: Annotated[
+        Path | None, typer.Option("--against", metavar="BASELINE", help="An earlier folder, or a saved file.")
+    ] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option("--limit", metavar="LIMIT", help="Such as 'win_rate>=0.6'; repeatable.")
+    ] = None,
+    where: Annotated[list[str] | None, typer.Option("--where", metavar="NAME=VALUE", help="Only such cells; repeatable.")] = None,
+    save: Annotated[Path | None, typer.Option("--save", metavar="FILE", help="Writes RESULTS as a baseline.")] = None,
+    store: StoreFolder = None,
+    json_: AsJson = False,
+) -> None:
+    """Exits 1 and names the cells that fell against a baseline beyond noise, or that break a limit; else exits 0."""
+    from analysis import gate
+    from refstudy.measures import limits
+
+    if against is None and not limit and save is None:
+        raise SpecError("gate has nothing to do; expected --against BASELINE, --limit LIMIT or --save FILE")
+    declared = [limits.parse(each) for each in limit or []]
+    at = results.opened(folder, store)
+    now = gate.chosen(gate.states(at.folder, at.store), where or [])
+    before = [] if against is None else gate.chosen(_baseline(against), where or [])
+    failures = gate.broken(now, declared) + gate.fallen(now, before)
+    if save is not None:
+        gate.save(now, save)
+    if json_:
+        found = {"passed": not failures, "cells": len(now), "failures": [vars(each) for each in failures]}
+        print(json.dumps(found, indent=1, allow_nan=False))
+    else:
+        print("\n".join([f"gate: {len(failures)} failures in {len(now)} cells", *map(gate.in_words, failures)]))
+    sys.exit(1 if failures else 0)
+
+
+def _baseline(against: Path) -> list[Any]:
+    """The cells of an earlier run: of its folder, or of the file that a gate saved."""
+    from analysis import gate
+
+    if not against.is_dir():
+        return gate.load(against)
+    at = results.opened(against)
+    return gate.states(at.folder, at.store)
+
+
+@app.command(epilog="Example: refstudy compare results/quickstart:128c results/quickstart:8dbd --html compare.html")
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="RESULTS:CELL, a cell's id, an output file, or a checkpoint's folder.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Writes a page with the examples.")] = None,
+    like: Annotated[str | None, typer.Option("--like", metavar="CELL", help="Whose prompts, decoding and judge to take.")] = None,
+    count: Annotated[int, typer.Option("--examples", metavar="N", min=0, help="Examples shown in the terminal.")] = 3,
+    store: StoreFolder = None,
+    json_: AsJson = False,
+) -> None:
+    """Compares two cells, checkpoints or output files: win rate and length, paired by prompt, and examples side by side."""
+    from analysis import compare
+    from refstudy import sides, table
+    from refstudy.measures import comparison
+
+    pairing = sides.pair(a, b, like, store)
+    found = comparison.compare(pairing.a, pairing.b, pairing.direct)
+    if json_:
+        print(json.dumps(compare.as_json(found, pairing.notes), indent=1, allow_nan=False))
+    else:
+        first, second = compare.names(found)
+        print("\n".join([f"A: {first}", f"B: {second}", *compare.sentences(found, pairing.notes)]))
+        table.show_pairs(("A", "B"), compare.rows(found, count))
+    if html is not None:
+        print(compare.write(found, pairing.notes, html), file=sys.stderr if json_ else sys.stdout)
+
+
+@app.command("import", epilog="Example: refstudy import results/quickstart --outputs model_outputs.json --name gpt4")
+def import_(
+    folder: ResultsFolder,
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="What the report calls it.")],
+    outputs: Annotated[Path | None, typer.Option("--outputs", metavar="FILE", help="Answers: JSON, JSONL, CSV, Parquet.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", metavar="DIR", help="A model that answers the prompts.")
+    ] = None,
+    template: Annotated[Path | None, typer.Option("--template", metavar="FILE", help="The checkpoint's chat template.")] = None,
+    cell: Annotated[str | None, typer.Option("--cell", metavar="ID", help="A cell whose answers the verdicts are on.")] = None,
+    verdicts: Annotated[Path | None, typer.Option("--verdicts", metavar="FILE", help="Votes, in place of the judge's.")] = None,
+    store: StoreFolder = None,
+) -> None:
+    """Takes answers, a checkpoint or verdicts made elsewhere into a sweep's store, judged like its cells, and into its report."""
+    from refstudy import imports
+
+    at = results.opened(folder, store)
+    given = imports.Given(name=name, outputs=outputs, checkpoint=checkpoint, template=template, cell=cell, votes=verdicts)
+    for record in imports.bring(given, at, grid.cells(results.sweep(at))):
+        print(_summary(record, f"{name} ({record['policy']}, seed {record['seed']}): "))
+
+
 @app.command(
     "alpaca-eval", epilog="Example: refstudy alpaca-eval annotations.csv --difficulty difficulty.csv --gamed gamed.csv --json"
 )
@@ -269,11 +384,13 @@ def _rebuilt(at: Results) -> tuple[list[Cell], str]:
         return [], str(error)
 
 
-def _summary(record: dict[str, Any]) -> str:
+def _summary(record: dict[str, Any], heading: str = "") -> str:
     if record["status"] != "done":
         error = record["error"] or {}
-        return f"{record['cell_id']} failed: {error.get('type')}: {error.get('message')}"
+        return visible(f"{record['cell_id']} failed: {error.get('type')}: {error.get('message')}")
     measures = record["measures"]
     names = ("win_rate", "win_rate_se", "length_tokens_mean", "truncation_rate", "kl_start_nats", "gold_reward", "precision")
     shown = ", ".join(f"{name} {measures[name]:.4g}" for name in names if name in measures)
+    if heading:
+        return f"{heading}{shown}"
     return f"{record['cell_id']} done in {record['duration_s']:.1f} s: {shown}"

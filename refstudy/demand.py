@@ -42,8 +42,8 @@ def loaded(recipe: Recipe) -> Recipe:
             return recipe.scorer
         case recipes.Completions():
             return recipe.source
-        case recipes.Verdicts():
-            return recipe.candidate.source
+        case recipes.Verdicts(candidate=recipes.Completions() as answers):
+            return answers.source
         case _:
             return recipe
 

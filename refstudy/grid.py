@@ -68,6 +68,7 @@ class Cell:
 
     @property
     def completions(self) -> recipes.Completions:
+        assert isinstance(self.verdicts.candidate, recipes.Completions)
         return self.verdicts.candidate
 
     @property

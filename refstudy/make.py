@@ -21,6 +21,7 @@ from refstudy import (
     generation,
     judges,
     models,
+    outputs,
     pretraining,
     recipes,
     reference_tables,
@@ -136,6 +137,8 @@ def _write(recipe: Recipe, store: Store, folder: Path, emit: Emit, shelf: Shelf)
             reference_tables.write_pairs(recipe, store, folder, emit, shelf)
         case recipes.Completions():
             texts.write_lines(folder / COMPLETIONS, _answers(recipe, store, shelf.take(recipe.source), emit))
+        case recipes.Imported():
+            texts.write_lines(folder / COMPLETIONS, _counted(recipe, store))
         case recipes.Divergence():
             _write_divergence(recipe, store, folder, shelf.take(recipe.completions.source), emit)
         case recipes.Verdicts():
@@ -306,6 +309,11 @@ def _answers(recipe: recipes.Completions, store: Store, policy: Policy, emit: Em
     return generation.generate(policy.model, policy.tokenizer, prompts, recipe.sampling, emit, policy.system_role)
 
 
+def _counted(recipe: recipes.Imported, store: Store) -> list[Completion]:
+    tokenizer = models.load_tokenizer(checkpoints.checkpoint(recipe.tokens_of, store))
+    return outputs.completions(recipe.source, read_prompts(recipe.prompts, store), tokenizer)
+
+
 def _write_divergence(recipe: recipes.Divergence, store: Store, folder: Path, policy: Policy, emit: Emit) -> None:
     reference = load_policy(recipe.reference, store)
     kl = divergence.kl_nats(
@@ -334,6 +342,8 @@ def _write_verdicts(recipe: recipes.Verdicts, store: Store, folder: Path, emit: 
             verdicts = reward_judge.judge(
                 model, tokenizer, judge.max_length, prompts, candidate, baseline, emit, ends_with_turn=trained_here
             )
+        case recipes.ImportedVotes() as judge:
+            verdicts = outputs.verdicts(judge.source, prompts)
     judges.write(folder, verdicts)
 
 

@@ -13,7 +13,7 @@ from refstudy.recipes import Recipe
 from refstudy.store import Store
 
 GIVEN = (
-    *(recipes.Hub, recipes.Local, recipes.Adapter, recipes.Rounded, recipes.GoldJudge, recipes.RewardJudge),
+    *(recipes.Hub, recipes.Local, recipes.Adapter, recipes.Rounded, recipes.GoldJudge, recipes.RewardJudge, recipes.ImportedVotes),
     *(recipes.Constant, recipes.Prior, recipes.Column, recipes.Server, recipes.Mixture, recipes.Derived),
 )
 """Recipes that name what exists elsewhere or only combine others: nothing is made for them."""
@@ -186,7 +186,9 @@ def title(recipe: Recipe) -> str:
             return f"pairs selected by {title(recipe.of)}"
         case recipes.Completions():
             return f"answers of {title(recipe.source)}"
+        case recipes.Imported():
+            return f"answers in {Path(recipe.source.path).name}"
         case recipes.Verdicts():
-            return f"verdicts on {title(recipe.candidate.source)}"
+            return f"verdicts on {title(recipe.candidate)}"
         case _:
             return kind(recipe).replace("_", " ")

@@ -24,6 +24,7 @@ from rich.text import Text
 from refstudy import recipes
 from refstudy.measurement import Measurement
 from refstudy.recipes import Recipe
+from refstudy.texts import visible
 
 STAGES = ("models", "pairs", "parts", "tables", "cells", "references")
 REPORT_EVERY_S = 0.5
@@ -203,7 +204,7 @@ class Display:
     def say(self, line: str) -> None:
         """Prints a line above the table, or among the lines."""
         elapsed = time.time() - self.board.begun
-        self.console.print(f"[{elapsed:5.0f} s] {line}", markup=False, highlight=False, soft_wrap=True)
+        self.console.print(f"[{elapsed:5.0f} s] {visible(line)}", markup=False, highlight=False, soft_wrap=True)
         self._spoke_at = time.monotonic()
 
     def fail(self, key: str, why: str) -> None:

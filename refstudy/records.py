@@ -20,6 +20,8 @@ from refstudy.provenance import now
 
 SCHEMA = 1
 SWEEP = "sweep.json"
+IMPORTED = "imported"
+"""The folder in a sweep's folder whose records are of what was brought from elsewhere, apart from the grid's cells."""
 STATUSES = ("planned", "running", "done", "failed")
 
 NUMBER = (int, float, type(None))

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from refstudy.texts import visible
+
 COLUMNS = (
     ("cell", "cell_id", "{:.8}"),
     ("policy", "policy", "{}"),
@@ -65,24 +67,43 @@ STYLES = {"done": "green", "failed": "red", "running": "cyan", "usable": "green"
 
 def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]] = COLUMNS) -> None:
     """Prints one line a row; a column that is empty in all rows is left out."""
+    _print(cells(rows, columns))
+
+
+def cells(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]] = COLUMNS) -> Table:
+    """A table with one line a row; a column that is empty in all rows is left out."""
     table = Table(box=None, pad_edge=False)
     shown = [column for column in columns if any(row.get(column[1]) is not None for row in rows)]
     for heading, _, form in shown:
         table.add_column(heading, justify="left" if form in ("{}", "{:.8}") else "right", overflow="fold")
     for row in rows:
-        cells = ["" if row.get(field) is None else form.format(row[field]) for _, field, form in shown]
+        texts = ["" if row.get(field) is None else form.format(row[field]) for _, field, form in shown]
         # Text, not str: a reason may hold a chat template's [/INST], which rich would read as its own markup.
-        table.add_row(*(Text(cell) for cell in cells), style=STYLES.get(str(row.get("status"))))
+        table.add_row(*(Text(visible(text)) for text in texts), style=STYLES.get(str(row.get("status"))))
+    return table
+
+
+def show_pairs(headings: tuple[str, str], rows: Sequence[tuple[str, str, str]]) -> None:
+    """Prints, for each (what is above, left, right), two texts side by side; the texts are safe to show already."""
+    for above, left, right in rows:
+        table = Table(title=Text(above), title_justify="left", title_style="bold", expand=True, show_lines=False)
+        for heading in headings:
+            table.add_column(Text(heading), ratio=1, overflow="fold")
+        table.add_row(Text(left), Text(right))
+        _print(table, width=120)
+
+
+def _print(table: Table, width: int = 240) -> None:
     console = Console()
     if console.is_terminal:
         console.print(table)
     else:
-        print(_wide(table))
+        print(_wide(table, width))
 
 
-def _wide(table: Table) -> str:
-    """The table without line breaks, for files and pipes."""
-    console = Console(width=240)
+def _wide(table: Table, width: int) -> str:
+    """The table as wide as it may be, for files and pipes."""
+    console = Console(width=width)
     with console.capture() as capture:
         console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())

@@ -5,6 +5,7 @@ Invariant: a text file read back equals what was written; a malformed line is re
 
 import dataclasses
 import json
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,11 @@ class Completion:
     """Log-prob of `token_ids` under the model at temperature 1 and full support."""
 
 
+REVERSING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+"""Bidirectional controls: they could make one answer's text run into the next."""
+UNSEEN = ("Cc", "Cs", "Cn")
+"""Unicode categories: control characters (escape sequences begin with one), lone surrogates, and what no standard names."""
+
 Row = TypeVar("Row", Prompt, Pair, Completion)
 
 
@@ -88,6 +94,16 @@ def read_objects(path: Path) -> list[tuple[int, dict[str, Any]]]:
     if not rows:
         raise DataError(f"{path} is empty; expected one JSON object a line")
     return rows
+
+
+def visible(text: str) -> str:
+    """`text` as a page or terminal can show it: characters that control, reverse or hide are written out, as <U+001B>."""
+    return "".join(map(_written_out, text))
+
+
+def _written_out(character: str) -> str:
+    hidden = unicodedata.category(character) in UNSEEN or unicodedata.bidirectional(character) in REVERSING
+    return f"<U+{ord(character):04X}>" if hidden and character not in "\n\t" else character
 
 
 def _object(line: str, path: Path, number: int) -> dict[str, Any]:

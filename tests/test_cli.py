@@ -39,6 +39,12 @@ def run(*arguments: str | Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         (["status", "absent-folder"], "absent-folder is no folder"),
         (["status", "."], "is no folder of a sweep"),
         (["report", "absent-folder"], "no folder of a sweep"),
+        (["watch", "absent-folder"], "no folder of a sweep"),
+        (["gate", "absent-folder", "--save", "gate.json"], "no folder of a sweep"),
+        (["gate", "absent-folder"], "gate has nothing to do"),
+        (["gate", "absent-folder", "--limit", "win_rate=0.6"], "limit 'win_rate=0.6' cannot be read"),
+        (["compare", "absent-folder:a", "absent-folder:b"], "absent-folder:a is no file, checkpoint or cell"),
+        (["import", "absent-folder", "--name", "x"], "no folder of a sweep"),
         (["explain", "zz", "--set", "name=x"], "say which with --sweep"),
         (["plan", QUICKSTART, "--set", "references.self={kind: model, model: ./nowhere}"], "checkpoint ./nowhere does not exist"),
         (["plan", QUICKSTART.with_name("real_text.yaml"), "--set", "data.path=nowhere.jsonl"], "nowhere.jsonl does not exist"),
@@ -146,7 +152,7 @@ def test_explain_says_that_a_failed_cell_needs_to_be_retried(
 def test_help_of_every_command_shows_an_example() -> None:
     runner = CliRunner()
     names = [command.name or command.callback.__name__ for command in cli.app.registered_commands]  # type: ignore[union-attr]
-    assert set(names) >= {"plan", "run", "trial", "status", "explain", "export", "report"}
+    assert set(names) >= {"plan", "run", "trial", "status", "explain", "export", "report", "compare", "gate", "watch", "import"}
     for name in names:
         told = runner.invoke(cli.app, [name, "--help"])
         assert told.exit_code == 0

@@ -61,6 +61,8 @@ EXAMPLES = [
     recipes.Mixture(parts=(recipes.Part(scorer=SFT, weight=1.0),), mean="geometric"),
     recipes.Derived(of=DPO, own=SFT, keep="scaled", factor=2.0, seed=0),
     recipes.Selection(pairs=TOKEN_PAIRS, of=DPO, own=SFT),
+    recipes.Imported(source=recipes.File(content="0" * 64, path="/a"), prompts=PROMPTS, tokens_of=SFT),
+    recipes.ImportedVotes(source=recipes.File(content="0" * 64, path="/a")),
     recipes.Divergence(completions=COMPLETIONS, reference=SFT),
     recipes.TokenShifts(model=DPO, texts=TOKEN_PAIRS, count=2),
     recipes.GoldJudge(world=0),

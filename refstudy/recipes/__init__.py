@@ -8,6 +8,8 @@ the reason. RESULT_VERSION of a kind rises when its code gives other results; a 
 from collections.abc import Iterable, Iterator
 
 from refstudy.identity import fingerprint, nested
+from refstudy.recipes.imported import Imported as Imported
+from refstudy.recipes.imported import ImportedVotes as ImportedVotes
 from refstudy.recipes.models import Adapter as Adapter
 from refstudy.recipes.models import Dpo as Dpo
 from refstudy.recipes.models import Hub as Hub
@@ -51,6 +53,7 @@ from refstudy.recipes.verdicts import Verdicts as Verdicts
 
 Model = Hub | Local | Adapter | Rounded | Pretrained | Scratch | Sft | Dpo
 Scorer = Model | Constant | Prior | Column | Server | Mixture | Derived
+AnyAnswers = Completions | Imported
 AnyPrompts = MiniaturePrompts | HeldOutPrompts | Prompts
 Recipe = (
     MiniaturePrompts
@@ -79,11 +82,13 @@ Recipe = (
     | Selection
     | Table
     | Completions
+    | Imported
     | TrainingLog
     | Divergence
     | TokenShifts
     | GoldJudge
     | RewardJudge
+    | ImportedVotes
     | Verdicts
 )
 

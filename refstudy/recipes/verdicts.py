@@ -6,6 +6,7 @@ Invariant: a cell of a sweep is one Verdicts recipe at the end of its chain.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from refstudy.recipes.imported import Imported, ImportedVotes
 from refstudy.recipes.models import Dpo, Hub, Local, RewardModel
 from refstudy.recipes.values import WORLD_VERSION, Sampling
 
@@ -76,6 +77,6 @@ class Verdicts:
     """For each prompt the probability that the candidate answer beats the baseline answer. A cell is one such recipe."""
 
     RESULT_VERSION: ClassVar[int] = 1
-    candidate: Completions
-    baseline: Completions
-    judge: GoldJudge | RewardJudge
+    candidate: Completions | Imported
+    baseline: Completions | Imported
+    judge: GoldJudge | RewardJudge | ImportedVotes

@@ -125,7 +125,9 @@ def _done(store, cell, prompts, baseline, rewards, rng, text):
     measures = measure(prompts, answers, baseline, verdicts, kl, final)
     degenerate, reason = limits.degenerate(measures)
     recipes = {"completions": identity, "baseline": f"base{cell['seed']}", "verdicts": f"v{identity}", "dpo": "d" * 16}
-    recipe = {"kind": "verdicts", "candidate": {"kind": "completions", "sampling": {"temperature": 1, "top_p": 1}}}
+    sampling, source = {"temperature": 1, "top_p": 1}, {"kind": "dpo", "id": "d" * 16, "start": {"kind": "sft", "id": "s" * 16}}
+    candidate = {"kind": "completions", "sampling": sampling, "source": source}
+    recipe = {"kind": "verdicts", "candidate": candidate, "judge": {"kind": "gold_judge", "id": "j" * 16}}
     return {"measures": measures, "degenerate": degenerate, "reason": reason, "recipes": recipes, "recipe": recipe}
 
 

@@ -1,0 +1,225 @@
+"""Answers and votes that were made elsewhere, read from files and joined to a sweep's prompts.
+
+Invariant: every prompt gets exactly one answer, or the file is refused with the number of those that lack one and the first of
+them; a text is data, whatever stands in it.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refstudy import chat, recipes, turns
+from refstudy.content import content_hash
+from refstudy.datafiles import read_rows
+from refstudy.errors import DataError
+from refstudy.judges import Verdict
+from refstudy.texts import Completion, Message, Prompt
+
+TEXTS = ("output", "completion", "text", "response")
+"""Columns that may hold the answer, in the order in which they are looked for: AlpacaEval's, TRL's, refstudy's own, vLLM's."""
+WINNERS = {"candidate": 1.0, "baseline": 0.0, "tie": 0.5}
+VOTES = "p in [0, 1] or null, winner (candidate, baseline or tie), or preference in [1, 2]"
+SHOWN = 60
+"""Characters of a prompt that an error shows."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a file: what it is about, and its values."""
+
+    where: str
+    prompt_id: str | None
+    messages: list[Message] | None
+    values: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        return self.prompt_id if self.prompt_id is not None else _key(self.messages or [])
+
+
+def completions(source: recipes.File, prompts: Sequence[Prompt], tokenizer: Any) -> list[Completion]:
+    """The file's answers to `prompts`, in their order, counted in the tokenizer's tokens (the end token too, where one ended).
+
+    Rows have `output` (AlpacaEval's), `completion`, `text` or `response`, or `messages` that end with the assistant's; beside it
+    `prompt_id`, or `prompt`, `messages` or `instruction`. An answer ended by itself unless its row says `terminated: false` or
+    `finish_reason: length`. What nobody measured, the log-prob, is NaN.
+    """
+    chosen = _joined(_rows(source), prompts, "answer")
+    ends = chat.end_of_turn(tokenizer)
+    return [_completion(prompt, rows[0], tokenizer, ends) for prompt, rows in zip(prompts, chosen, strict=True)]
+
+
+def verdicts(source: recipes.File, prompts: Sequence[Prompt]) -> list[Verdict]:
+    """The file's verdicts on `prompts`, in their order; several votes on one prompt become their mean, None stays None.
+
+    Rows have `p`, P(the answer beats the baseline's) in [0, 1] or null; or `winner`: candidate, baseline or tie; or AlpacaEval's
+    `preference` in [1, 2], where 2 is a win. Beside it stands `prompt_id`, or `prompt`, `messages` or `instruction`.
+    """
+    chosen = _joined(_rows(source), prompts, "vote", several=True)
+    return [_verdict(prompt, rows) for prompt, rows in zip(prompts, chosen, strict=True)]
+
+
+def conversations(path: Path) -> list[tuple[Prompt, str, bool]]:
+    """(prompt, answer, whether it ended by itself) of each row of a file that belongs to no sweep."""
+    found: dict[str, tuple[Prompt, str, bool]] = {}
+    for row in _read(path):
+        messages = row.messages or []
+        prompt = Prompt(prompt_id=row.key, messages=messages, cluster=_key(messages) if messages else row.key)
+        if row.key in found:
+            raise DataError(f"{row.where} answers a prompt that an earlier row answers; expected one answer to each prompt")
+        found[row.key] = (prompt, _text(row), _terminated(row))
+    return list(found.values())
+
+
+def _rows(source: recipes.File) -> list[Row]:
+    if content_hash(source.path) != source.content:
+        raise DataError(f"{source.path} has changed since it was read first; import it again")
+    return _read(Path(source.path))
+
+
+def _read(path: Path) -> list[Row]:
+    return [_row(where, values) for where, values in read_rows(path)]
+
+
+def _row(where: str, values: dict[str, Any]) -> Row:
+    named = values.get("prompt_id")
+    prompt_id = None if named is None or named == "" else str(named)
+    messages = None
+    if any(column in values for column in ("prompt", "messages", "instruction")):
+        try:
+            messages = turns.prompt(values)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+    if prompt_id is None and not messages:
+        names = ", ".join(map(str, values)) or "no columns"
+        raise DataError(
+            f"{where} says of no prompt that it answers it; expected prompt_id, prompt, messages or instruction: {names}"
+        )
+    return Row(where, prompt_id, messages, values)
+
+
+def _joined(rows: Sequence[Row], prompts: Sequence[Prompt], what: str, several: bool = False) -> list[list[Row]]:
+    """The rows of each prompt: those with its id, else those with its text, in turn where several prompts read the same."""
+    by_id, by_text = dict[str, list[Row]](), dict[str, list[Row]]()
+    for row in rows:
+        if row.prompt_id is not None:
+            by_id.setdefault(row.prompt_id, []).append(row)
+        if row.messages:
+            by_text.setdefault(_key(row.messages), []).append(row)
+    alike = Counter(_key(prompt.messages) for prompt in prompts)
+    found: list[list[Row]] = []
+    turn: Counter[str] = Counter()
+    for prompt in prompts:
+        text = _key(prompt.messages)
+        own, same = by_id.get(prompt.prompt_id), by_text.get(text, [])
+        if own is None and len(same) > 1 and not several:
+            if len(same) != alike[text]:
+                raise _too_many(prompt, len(same), alike[text], same)
+            own = [same[turn[text]]]
+            turn[text] += 1
+        found.append(own if own is not None else same)
+    _check(found, prompts, what, several)
+    return found
+
+
+def _check(found: Sequence[list[Row]], prompts: Sequence[Prompt], what: str, several: bool) -> None:
+    missing = [prompt for prompt, rows in zip(prompts, found, strict=True) if not rows]
+    if missing:
+        first = missing[0]
+        raise DataError(
+            f"{len(missing):,} of {len(prompts):,} prompts have no {what} in the file (first: {first.prompt_id!r}, {_said(first)})"
+            "; expected one for each, found by prompt_id or by the prompt's text as it stands in the sweep"
+        )
+    for prompt, rows in zip(prompts, found, strict=True):
+        if len(rows) > 1 and not several:
+            raise _too_many(prompt, len(rows), 1, rows)
+
+
+def _too_many(prompt: Prompt, got: int, expected: int, rows: Sequence[Row]) -> DataError:
+    places = ", ".join(row.where for row in rows[:2])
+    return DataError(
+        f"prompt {prompt.prompt_id!r} ({_said(prompt)}) has {got} answers ({places}); expected {expected}: keep those of one model"
+    )
+
+
+def _said(prompt: Prompt) -> str:
+    return repr(prompt.messages[-1]["content"][:SHOWN]) if prompt.messages else "an empty prompt"
+
+
+def _key(messages: Sequence[Message]) -> str:
+    return json.dumps(messages, ensure_ascii=False, sort_keys=True)
+
+
+def _completion(prompt: Prompt, row: Row, tokenizer: Any, ends: list[int]) -> Completion:
+    text, ended = _text(row), _terminated(row)
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return Completion(
+        prompt_id=prompt.prompt_id,
+        text=text,
+        token_ids=ids + ends if ended else ids,
+        terminated=ended,
+        logp_sum_nats=math.nan,
+    )
+
+
+def _text(row: Row) -> str:
+    for column in TEXTS:
+        if column in row.values:
+            text = row.values[column]
+            break
+    else:
+        text = _last_message(row.values.get("messages"))
+    if not isinstance(text, str):
+        raise DataError(f"{row.where} has no answer as text; expected one of {', '.join(TEXTS)}, or messages that end with it")
+    turns.check_text(text, f"{row.where}: the answer")
+    return text
+
+
+def _last_message(messages: Any) -> Any:
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return last.get("content") if isinstance(last, dict) and last.get("role") == "assistant" else None
+
+
+def _terminated(row: Row) -> bool:
+    ended = row.values.get("terminated", row.values.get("finish_reason") != "length")
+    if not isinstance(ended, bool):
+        raise DataError(f"{row.where}: terminated is {ended!r:.40}; expected true or false")
+    return ended
+
+
+def _verdict(prompt: Prompt, rows: Sequence[Row]) -> Verdict:
+    given = [value for value in map(_p, rows) if value is not None]
+    p = sum(given) / len(given) if given else None
+    detail = {"votes": len(rows), "votes_failed": len(rows) - len(given)}
+    return Verdict(
+        prompt_id=prompt.prompt_id, p=p, candidate_reward=None, baseline_reward=None, candidate_detail=detail, baseline_detail={}
+    )
+
+
+def _p(row: Row) -> float | None:
+    """The row's vote as a probability; None: the judge gave none."""
+    if not any(column in row.values for column in ("p", "winner", "preference")):
+        raise DataError(f"{row.where} has no vote; expected {VOTES}")
+    value = row.values["p"] if "p" in row.values else _from_words(row.values)
+    if value is None:
+        return None
+    number = not isinstance(value, bool) and isinstance(value, int | float)
+    if not number or not 0 <= value <= 1:
+        raise DataError(f"{row.where}: the vote is {value!r:.40}; expected {VOTES}")
+    return float(value)
+
+
+def _from_words(values: dict[str, Any]) -> Any:
+    """A winner's name, or AlpacaEval's preference (0 is a draw there, as 1.5 is; NaN none), as p; anything else as it is."""
+    if "winner" in values:
+        return WINNERS.get(values["winner"], values["winner"]) if isinstance(values["winner"], str) else values["winner"]
+    value = values["preference"]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if math.isnan(value):
+        return None
+    return 0.5 if value == 0 else value - 1
