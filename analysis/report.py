@@ -15,7 +15,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from analysis import browser, checks, compatibility, estimates, frames, plots, samples, summary, tables, token_shifts
+from analysis import browser, checks, compatibility, estimates, frames, judges, plots, samples, summary, tables, token_shifts
 from analysis.compatibility import Fits
 from analysis.frames import Results
 from analysis.token_shifts import Shifted
@@ -41,7 +41,8 @@ def write(results: Path | str, store: Store, refresh_s: int | None = None) -> Pa
     fits = compatibility.load(loaded)
     fitted = compatibility.with_outcomes(fits.references, points, best)
     shifted = token_shifts.load(loaded, store)
-    _write_tables(loaded, points, best, differences, baselines)
+    judged = judges.frame(loaded, store)
+    _write_tables(loaded, points, best, differences, baselines, judged)
     _write_frames(loaded, {"compatibility": fitted, "saturation": fits.saturation, "d_by_length": fits.by_length})
     _write_frames(
         loaded, {"token_shifts": shifted.cells, "token_shift_histogram": shifted.histogram, "moved_tokens": shifted.moved}
@@ -61,6 +62,7 @@ def write(results: Path | str, store: Store, refresh_s: int | None = None) -> Pa
         cells=tables.cells(loaded.cells[loaded.cells["current"]]),
         earlier=tables.cells(loaded.cells[~loaded.cells["current"]]),
         imported=tables.cells(loaded.imported),
+        judges=tables.judges(judged),
         references=tables.references(loaded, points, own),
         compatibility=tables.compatibility(_with_saturation(fitted, fits.saturation)),
         compatibility_figures=_compatibility_figures(loaded, fits, fitted, points),
@@ -195,9 +197,20 @@ def _rounded(value: float) -> str:
 
 
 def _write_tables(
-    loaded: Results, points: pd.DataFrame, best: pd.DataFrame, differences: pd.DataFrame, baselines: pd.DataFrame
+    loaded: Results,
+    points: pd.DataFrame,
+    best: pd.DataFrame,
+    differences: pd.DataFrame,
+    baselines: pd.DataFrame,
+    judged: pd.DataFrame,
 ) -> None:
-    declared = (*frames.CELL_COLUMNS, *frames.PROMPT_COLUMNS, *frames.REFERENCE_COLUMNS, *compatibility.COLUMNS)
+    declared = (
+        *frames.CELL_COLUMNS,
+        *frames.PROMPT_COLUMNS,
+        *frames.REFERENCE_COLUMNS,
+        *compatibility.COLUMNS,
+        *judges.JUDGE_COLUMNS,
+    )
     columns = pd.DataFrame([vars(column) for column in declared])
     written = {
         "cells": loaded.cells,
@@ -206,6 +219,7 @@ def _write_tables(
         "best_betas": best,
         "differences_to_self": differences,
         "baselines": baselines,
+        "judges": judged,
         "references": loaded.references,
         "columns": columns,
     }

@@ -149,6 +149,30 @@ def compatibility(frame: pd.DataFrame) -> Table:
     return _table(columns, frame.to_dict("records"))
 
 
+def judges(frame: pd.DataFrame) -> Table:
+    """A row for each cell, and one for all: what its win rate rests on."""
+    columns = [
+        *_policy(frame),
+        Column("judge", _plain("judge"), numeric=False),
+        Column("reference", _plain("reference"), numeric=False),
+        Column("beta", _number("beta", "g")),
+        *([Column("seed", _plain("seed"))] if frame["seed"].nunique() > 1 else []),
+        Column("prompts judged", _plain("verdicts")),
+        Column("win rate", _number("win_rate", ".3f")),
+        Column("without a verdict", _number("no_verdict", ".3f")),
+        Column("ties", _number("tie_share", ".3f")),
+        Column("same in both orders", _interval("consistency", "consistency_low", "consistency_high", ".3f")),
+        Column("first shown preferred", _number("first_preferred", ".3f")),
+        Column("win rate where longer", _number("longer_win_rate", ".3f")),
+        Column("where shorter", _number("shorter_win_rate", ".3f")),
+        Column("difference", _number("length_bias", "+.3f")),
+        Column("agrees with labels", _interval("agreement", "agreement_low", "agreement_high", ".3f")),
+        Column("tokens", _number("tokens", ",.0f")),
+        Column("cost", _number("cost", ",.2f")),
+    ]
+    return _table(columns, frame.to_dict("records"))
+
+
 def moved_tokens(frame: pd.DataFrame) -> Table:
     """A row for each reference: the tokens that lost and gained most at its smallest beta."""
     rows: list[Row] = []

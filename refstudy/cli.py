@@ -171,16 +171,29 @@ def explain(
 @app.command(epilog="Example: refstudy export 3f2a exported/my-policy")
 def export(
     cell: Annotated[str, typer.Argument(metavar="CELL", help="The cell's id, or how it begins.")],
-    destination: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder for the checkpoint.")],
+    destination: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="A new folder for the checkpoint.")] = None,
+    alpaca_eval: Annotated[
+        Path | None, typer.Option("--alpaca-eval", metavar="FILE", help="A new file for the answers, in AlpacaEval's form.")
+    ] = None,
     sweep: Annotated[Path | None, typer.Option("--sweep", metavar="SWEEP", help="The sweep file; default: as last run.")] = None,
     set_: Settings = None,
     results_: Folder = None,
     store: StoreFolder = None,
 ) -> None:
-    """Writes a kept policy as a merged checkpoint with a model card."""
+    """Writes a kept policy as a merged checkpoint with a model card, or a cell's answers for AlpacaEval."""
+    if (destination is None) == (alpaca_eval is None):
+        raise SpecError("expected either DIR, for the checkpoint, or --alpaca-eval FILE, for the answers")
+    at = _listing(cell, sweep, set_, results_, store)
+    if destination is None:
+        assert alpaca_eval is not None
+        from refstudy import model_outputs
+
+        record = results.recorded(cell, {each["cell_id"]: each for each in records.read_records(at.folder)})
+        print(*model_outputs.write(record, at.store, at.folder.name, alpaca_eval), sep="\n")
+        return
+
     from refstudy import export
 
-    at = _listing(cell, sweep, set_, results_, store)
     cells, why = _rebuilt(at) if sweep is None else (_read(sweep, set_, results_, store)[2], "")
     known = {record["cell_id"]: record for record in records.read_records(at.folder)}
     if not any(each.id.startswith(cell) for each in cells):

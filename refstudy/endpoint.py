@@ -14,11 +14,13 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from refstudy.errors import ModelError
+from refstudy.errors import ModelError, RequestError
 
 LONGEST_BACKOFF_S = 30.0
 LONGEST_WAIT_S = 300.0
@@ -27,8 +29,28 @@ LARGEST_ANSWER = 2**28
 """Bytes of an answer at most."""
 SHOWN = 200
 """Characters of a server's own words in a message."""
+OF_REQUEST = (400, 413, 422)
+"""Refusals of one request for what stands in it."""
 
 KEPT = "then run the sweep again: what is scored is kept"
+
+Body = dict[str, Any]
+
+
+class Pace:
+    """At most so many requests a minute, evenly spaced, whichever threads send them."""
+
+    def __init__(self, per_minute: float) -> None:
+        self._gap_s = 60.0 / per_minute
+        self._next_s = 0.0
+        self._lock = threading.Lock()
+
+    def wait(self, stop: threading.Event) -> bool:
+        """Waits for this request's turn; False if `stop` is set before."""
+        with self._lock:
+            turn_s = max(time.monotonic(), self._next_s)
+            self._next_s = turn_s + self._gap_s
+        return not stop.wait(turn_s - time.monotonic()) if turn_s > time.monotonic() else True
 
 
 @dataclass(frozen=True)
@@ -45,29 +67,44 @@ class Endpoint:
     """The pause before the first repetition, at most; it doubles with each."""
     jitter: Callable[[], float] = random.random
     """Draws the share of the pause that is taken, so that clients that failed together do not return together."""
+    expected: str = "a completions server"
+    needs: str = "the text must fit into its context, and its completions take token ids as prompt"
+    """What a request that is refused as such has to meet."""
+    fault: Callable[[Body], str | None] = lambda answer: None
+    """What an answer lacks, in words; None if nothing. A faulty one is asked for again."""
+    pace: Pace | None = None
+    """Which requests of this process share a rate; None: there is no limit."""
 
-    def post(self, body: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
+    def post(self, body: Body, stop: threading.Event) -> Body:
         """The JSON object that the server answers to `body`; once `stop` is set, a failed request is not sent again.
 
-        ModelError if the server refuses the request, or after `retries` repetitions of what may pass: 429, 500 to 504, silence,
-        a cut connection, an answer that is no JSON.
+        ModelError if the server refuses the request (RequestError: this one, whatever it does with others), or after `retries`
+        repetitions of what may pass: 429, 500 to 504, silence, a cut connection, an answer that is no JSON or is faulty.
         """
         data = json.dumps(body).encode()
         attempt = 0
-        while isinstance(outcome := self._attempt(data), _Failure):
+        while isinstance(outcome := self._attempt(data, stop), _Failure):
             if outcome.final or attempt == self.retries or stop.wait(self._pause_s(outcome, attempt)):
                 times = f", {attempt + 1} times" if attempt else ""
-                raise ModelError(f"{self.url} {outcome.what}{times}; {outcome.remedy}")
+                kind = RequestError if outcome.of_request else ModelError
+                raise kind(f"{self.url} {outcome.what}{times}; {outcome.remedy}")
             attempt += 1
         return outcome
 
-    def _attempt(self, data: bytes) -> "dict[str, Any] | _Failure":
+    def without_key(self, text: str) -> str:
+        """The text with the API key taken out, should a server have put it there."""
+        key = _key(self.key_variable)
+        return text.replace(key, "[API key]") if key else text
+
+    def _attempt(self, data: bytes, stop: threading.Event) -> "Body | _Failure":
+        if self.pace is not None and not self.pace.wait(stop):
+            return _Failure("was not asked any more", "see the failure before it", final=True)
         key = _key(self.key_variable)
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
         try:
-            return _decoded(self._exchange(urllib.request.Request(self.url, data, headers)))
+            return self._decoded(self._exchange(urllib.request.Request(self.url, data, headers)), key)
         except urllib.error.HTTPError as error:
             with error:
                 return self._refusal(error, key)
@@ -94,7 +131,7 @@ class Endpoint:
         return read
 
     def _refusal(self, error: urllib.error.HTTPError, key: str) -> "_Failure":
-        what = f"answered {error.code}{_words(error, key)}"
+        what = f"answered {error.code}{_words(_body(error), key)}"
         if error.code == 429 or 500 <= error.code <= 504:
             remedy = "lower the entry's concurrency" if error.code == 429 else "look into the server's log"
             wait_s = _retry_after_s(error.headers.get("Retry-After"))
@@ -109,8 +146,21 @@ class Endpoint:
             case code if code < 400:
                 remedy = "expected no redirect: let base_url name the place itself"
             case _:
-                remedy = "mend what it names: the text must fit into its context, and its completions take token ids as prompt"
-        return _Failure(what, remedy, final=True)
+                remedy = f"mend what it names: {self.needs}"
+        return _Failure(what, remedy, final=True, of_request=error.code in OF_REQUEST)
+
+    def _decoded(self, answer: bytes, key: str) -> "Body | _Failure":
+        try:
+            value = json.loads(answer)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            begins = _shown(answer[:SHOWN].decode(errors="replace"), key)
+            return _Failure(f"answered no JSON object (it begins {begins})", f"expected {self.expected}: mend base_url, {KEPT}")
+        fault = self.fault(value)
+        if fault is None:
+            return value
+        return _Failure(f"answered {fault}{_words(answer, key)}", f"expected {self.expected}: look into the server's log, {KEPT}")
 
     def _silence(self) -> "_Failure":
         remedy = f"raise the entry's timeout_s or lower its concurrency, {KEPT}"
@@ -140,11 +190,32 @@ def endpoint(base_url: str, path: str, timeout_s: float, retries: int, key_varia
     return Endpoint(f"{base_url.rstrip('/')}/{path}", timeout_s, retries, key_variable, backoff_s)
 
 
+def fetch(
+    at: Endpoint, concurrency: int, keys: Iterable[str], request: Callable[[str], Body], stop: threading.Event
+) -> Iterator[tuple[str, Callable[[], Body]]]:
+    """(key, what gives the server's answer or raises why there is none) in the order in which they come, `concurrency` of them
+    under way. Nothing more is sent once `stop` is set, nor after the caller leaves."""
+    waiting = iter(keys)
+    under_way: dict[Future[Body], str] = {}
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="server") as pool:
+        try:
+            while True:
+                for key in () if stop.is_set() else islice(waiting, concurrency - len(under_way)):
+                    under_way[pool.submit(at.post, request(key), stop)] = key
+                if not under_way:
+                    return
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    yield under_way.pop(future), future.result
+        finally:
+            stop.set()
+
+
 @dataclass(frozen=True)
 class _Failure:
     what: str
     remedy: str
     final: bool = False
+    of_request: bool = False
     wait_s: float | None = None
     """The pause that the server asks for."""
 
@@ -165,23 +236,16 @@ def _key(variable: str) -> str:
     return key
 
 
-def _decoded(answer: bytes) -> dict[str, Any] | _Failure:
+def _body(error: urllib.error.HTTPError) -> bytes:
     try:
-        value = json.loads(answer)
-    except (ValueError, RecursionError):
-        value = None
-    if isinstance(value, dict):
-        return value
-    begins = _shown(answer[:SHOWN].decode(errors="replace"), "")
-    return _Failure(f"answered no JSON object (it begins {begins})", f"expected a completions server: mend base_url, {KEPT}")
-
-
-def _words(error: urllib.error.HTTPError, key: str) -> str:
-    """The server's own words as ` (...)`, out of the error object of OpenAI's form where the body is one; "" if it has none."""
-    try:
-        text = error.read(2**16).decode(errors="replace")
+        return error.read(2**16)
     except (OSError, http.client.HTTPException):
-        return ""
+        return b""
+
+
+def _words(body: bytes, key: str) -> str:
+    """The server's own words as ` (...)`, out of the error object of OpenAI's form where the body is one; "" if it has none."""
+    text = body.decode(errors="replace")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

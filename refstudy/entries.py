@@ -1,4 +1,4 @@
-"""Entries of a sweep file as recipes: what `policies`, `references`, `data` and `judge` name becomes a value with an identity.
+"""Entries of a sweep file as recipes: what `policies`, `references` and `data` name becomes a value with an identity.
 
 Invariant: a recipe made here holds all that the entry says about the result, and nothing else of the file.
 """
@@ -44,14 +44,16 @@ class Place:
             self.hashes[path] = hash_of(path)
         return self.hashes[path]
 
-    def template(self, value: str | None, key: str) -> str | None:
-        """A chat template given as text or as the path of a .jinja file."""
-        if value is None or not value.endswith(".jinja"):
+    def template(self, value: str | None, key: str, ending: str = ".jinja") -> str | None:
+        """A template given as text or as the path of a file: chat templates .jinja, what a judge is asked .txt."""
+        if value is None or not value.endswith(ending):
             return value
         try:
             return self.find(value).read_text(encoding="utf-8")
         except OSError as error:
-            raise SpecError(f"{key}: chat template {value} cannot be read: {error.strerror}") from None
+            raise SpecError(f"{key}: template {value} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise SpecError(f"{key}: template {value} is not UTF-8") from None
 
 
 def located(document: Document, place: Place) -> Document:
@@ -61,13 +63,15 @@ def located(document: Document, place: Place) -> Document:
 
 
 def _located(value: Any, key: str, place: Place) -> Any:
+    if key == "options":
+        return value  # a plug-in's own words, part of its identity as they are
     if isinstance(value, dict):
         return {inner: _located(each, inner, place) for inner, each in value.items()}
     if isinstance(value, list):
         return [_located(each, key, place) for each in value]
     if not isinstance(value, str) or key.rpartition(".")[2] not in LOCATED:
         return value
-    if key.endswith("template") and not value.endswith(".jinja"):
+    if key.endswith("template") and not value.endswith((".jinja", ".txt")):
         return value
     found = place.find(value)
     return value if found == (place.folder / value).resolve() or not found.exists() else str(found)
@@ -76,7 +80,7 @@ def _located(value: Any, key: str, place: Place) -> Any:
 def source(entry: spec.Source | spec.FileData | spec.HubData, place: Place) -> recipes.File | recipes.HubData:
     """A data file by content, a hub dataset by revision, a local folder of a dataset by content; wherever they lie."""
     if isinstance(entry, spec.FileSource | spec.FileData):
-        return _file(place.find(entry.path), place)
+        return file(entry.path, place)
     folder = place.find(entry.dataset)
     if not folder.is_dir():
         return recipes.HubData(
@@ -88,6 +92,11 @@ def source(entry: spec.Source | spec.FileData | spec.HubData, place: Place) -> r
         return _file(folder / entry.file, place)
     revision = place.hashed(folder, content.folder_hash)
     return recipes.HubData(dataset="local", revision=revision, config=entry.config, split=entry.split, path=str(folder))
+
+
+def file(path: str, place: Place) -> recipes.File:
+    """A data file by content."""
+    return _file(place.find(path), place)
 
 
 def _file(path: Path, place: Place) -> recipes.File:
@@ -176,7 +185,7 @@ def fine_tuned(start: recipes.Model, entry: spec.SftEntry, data: spec.Data, key:
     return recipes.Sft(
         start=start,
         data=texts,
-        train=_training(entry, entry.batch_size, lora=entry.lora),
+        train=training(entry, entry.batch_size, lora=entry.lora),
         max_length=entry.max_length,
         seed=entry.seed,
         template=place.template(entry.template, f"{key}.template"),
@@ -192,47 +201,11 @@ def tokenizer(
     if folder.is_dir():
         known = content.tokenizer_hash(folder)
         return recipes.Local(content=known, path=str(folder), template=text, system_role=system_role)  # type: ignore[arg-type]
-    return _hub_or_local(name, revision, place, text, system_role)
-
-
-def judge(entry: spec.Judge, data: spec.Data, place: Place) -> recipes.GoldJudge | recipes.RewardJudge:
-    if isinstance(entry, spec.GoldJudgeEntry):
-        if not isinstance(data, spec.MiniatureData):
-            raise SpecError(f"judge.kind: gold knows rewards of the miniature only; data.kind is {data.kind}: use reward_model")
-        return recipes.GoldJudge(world=data.world)
-    if (entry.model is None) == (entry.start is None):
-        raise SpecError("judge: a reward_model needs either `model` (a trained one) or `start` (what it is trained from)")
-    _refuse_unread(entry)
-    if entry.start is None:
-        return recipes.RewardJudge(model=_hub_or_local(str(entry.model), entry.revision, place), max_length=entry.max_length)
-    if isinstance(data, spec.MiniatureData):
-        raise SpecError("judge.start: a reward model is trained on pairs of a file or hub dataset; data.kind is miniature")
-    how = entry.train or spec.RewardTrainEntry()
-    trained = recipes.RewardModel(
-        start=model(entry.start, data, "judge.start", place),
-        pairs=preferences(data, "train", place),
-        train=_training(how, how.batch_pairs),
-        max_length=entry.max_length,
-        seed=entry.seed,
-    )
-    return recipes.RewardJudge(model=trained, max_length=entry.max_length)
-
-
-def _refuse_unread(entry: spec.RewardJudgeEntry) -> None:
-    """Refuses keys that speak of training a judge that is given, or of the revision of one that is trained."""
-    unread = ("revision",) if entry.model is None else ("seed", "train")
-    given = [key for key in unread if key in entry.model_fields_set and getattr(entry, key) is not None]
-    if given:
-        instead = "judge.start" if entry.model is None else "judge.model"
-        got = repr(getattr(entry, given[0]))[:60]
-        raise SpecError(f"judge.{given[0]}: got {got}, which changes nothing beside {instead}; remove it")
-    asked = entry.start.resources if entry.start is not None else None
-    if asked is not None and asked.shards != 1:
-        raise SpecError(f"judge.start.resources.shards: got {asked.shards}; only tables are scored in shards: remove it")
+    return hub_or_local(name, revision, place, text, system_role)
 
 
 def dpo_training(entry: spec.TrainEntry) -> recipes.Training:
-    return _training(entry, entry.batch_pairs, entry.clip, entry.weight_decay, entry.lora)
+    return training(entry, entry.batch_pairs, entry.clip, entry.weight_decay, entry.lora)
 
 
 def _refuse_rounding(entry: spec.Policy, key: str) -> None:
@@ -291,13 +264,13 @@ def _checkpoint(entry: spec.CheckpointModel, key: str, place: Place) -> recipes.
     if entry.adapter is None and entry.adapter_revision is not None:
         raise SpecError(f"{key}.adapter_revision: got {entry.adapter_revision!r}, but no adapter; remove it, or name the adapter")
     template = place.template(entry.template, f"{key}.template")
-    base = _hub_or_local(entry.model, entry.revision, place, template, entry.system_role, entry.device_map)
+    base = hub_or_local(entry.model, entry.revision, place, template, entry.system_role, entry.device_map)
     if entry.adapter is None:
         return base
-    return recipes.Adapter(base=base, adapter=_hub_or_local(entry.adapter, entry.adapter_revision, place))
+    return recipes.Adapter(base=base, adapter=hub_or_local(entry.adapter, entry.adapter_revision, place))
 
 
-def _hub_or_local(
+def hub_or_local(
     name: str,
     revision: str | None,
     place: Place,
@@ -317,7 +290,7 @@ def _hub_or_local(
     return recipes.Hub(model=name, revision=revision, **role)  # type: ignore[arg-type]
 
 
-def _training(
+def training(
     entry: spec.TrainEntry | spec.SftEntry | spec.RewardTrainEntry,
     batch_size: int,
     clip: float = 1.0,

@@ -32,6 +32,10 @@ class ModelError(RefstudyError):
     """A checkpoint cannot serve: no tokenizer, no chat template, a template that rewrites the answer."""
 
 
+class RequestError(ModelError):
+    """A server refuses one request for what stands in it, such as a text that is too long for its context."""
+
+
 class TableError(RefstudyError):
     """A reference table is incomplete or does not describe the text that the policy trains on."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refstudy import entries, recipes, scorers, spec, sweepfile
+from refstudy import entries, judge_entries, recipes, scorers, spec, sweepfile
 from refstudy.entries import Place
 from refstudy.errors import SpecError
 from refstudy.identity import fingerprint
@@ -169,7 +169,7 @@ class _Column:
         if not isinstance(data, spec.MiniatureData) and data.validation_pairs:
             self.validation = self._token_pairs(entries.preferences(data, "validation", place))
         self.prompts = entries.prompts(data, place)
-        self.judge = entries.judge(variant.judge, data, place)
+        self.judge = judge_entries.judge(variant.judge, data, place)
         self.train = entries.dpo_training(variant.train)
         self.sampling = [
             recipes.Sampling(

@@ -61,7 +61,7 @@ def read(folder: Path) -> list[Record]:
 
 def recipe_of(given: Given, cell: Cell) -> recipes.Verdicts:
     """The verdicts on what was brought, against the baseline of `cell` and by its judge, or by the votes that came with it."""
-    judge = cell.verdicts.judge if given.votes is None else recipes.ImportedVotes(source=file(given.votes))
+    judge = cell.verdicts.judge if given.votes is None else recipes.VotesJudge(votes=file(given.votes))
     return recipes.Verdicts(candidate=answers_of(given, cell), baseline=cell.verdicts.baseline, judge=judge)
 
 

@@ -19,7 +19,6 @@ from refstudy import (
     data,
     divergence,
     generation,
-    judges,
     models,
     outputs,
     pretraining,
@@ -48,10 +47,9 @@ from refstudy.artefacts import (
 )
 from refstudy.grid import Cell
 from refstudy.identity import kind
-from refstudy.judges import gold
-from refstudy.judges import reward_model as reward_judge
+from refstudy.judges import judging
 from refstudy.measurement import Emit, silent
-from refstudy.miniature import demonstrations, preferences, world, zoo
+from refstudy.miniature import demonstrations, preferences, zoo
 from refstudy.miniature import prompts as miniature_prompts
 from refstudy.passes import Shard
 from refstudy.recipes import Recipe
@@ -333,24 +331,7 @@ def _write_divergence(recipe: recipes.Divergence, store: Store, folder: Path, po
 def _write_verdicts(recipe: recipes.Verdicts, store: Store, folder: Path, emit: Emit) -> None:
     prompts = read_prompts(recipe.candidate.prompts, store)
     candidate, baseline = read_completions(recipe.candidate, store), read_completions(recipe.baseline, store)
-    match recipe.judge:
-        case recipes.GoldJudge() as judge:
-            verdicts = gold.judge(world.draw(judge.world), prompts, candidate, baseline)
-        case recipes.RewardJudge() as judge:
-            model, tokenizer = models.load_reward_model(_judge_checkpoint(judge, store))
-            trained_here = isinstance(judge.model, recipes.RewardModel)
-            verdicts = reward_judge.judge(
-                model, tokenizer, judge.max_length, prompts, candidate, baseline, emit, ends_with_turn=trained_here
-            )
-        case recipes.ImportedVotes() as judge:
-            verdicts = outputs.verdicts(judge.source, prompts)
-    judges.write(folder, verdicts)
-
-
-def _judge_checkpoint(judge: recipes.RewardJudge, store: Store) -> checkpoints.Checkpoint:
-    if isinstance(judge.model, recipes.RewardModel):
-        return checkpoints.Checkpoint(str(store.path(judge.model)))
-    return checkpoints.checkpoint(judge.model, store)
+    judging.write(recipe.judge, prompts, candidate, baseline, store, folder, emit)
 
 
 def _write_conversations(folder: Path, conversations: list[list[Message]]) -> None:

@@ -1,4 +1,4 @@
-"""Answers and votes that were made elsewhere, read from files and joined to a sweep's prompts.
+"""Answers that were made elsewhere, read from files and joined to a sweep's prompts.
 
 Invariant: every prompt gets exactly one answer, or the file is refused with the number of those that lack one and the first of
 them; a text is data, whatever stands in it.
@@ -16,13 +16,10 @@ from refstudy import chat, recipes, turns
 from refstudy.content import content_hash
 from refstudy.datafiles import read_rows
 from refstudy.errors import DataError
-from refstudy.judges import Verdict
 from refstudy.texts import Completion, Message, Prompt
 
 TEXTS = ("output", "completion", "text", "response")
 """Columns that may hold the answer, in the order in which they are looked for: AlpacaEval's, TRL's, refstudy's own, vLLM's."""
-WINNERS = {"candidate": 1.0, "baseline": 0.0, "tie": 0.5}
-VOTES = "p in [0, 1] or null, winner (candidate, baseline or tie), or preference in [1, 2]"
 SHOWN = 60
 """Characters of a prompt that an error shows."""
 
@@ -48,19 +45,9 @@ def completions(source: recipes.File, prompts: Sequence[Prompt], tokenizer: Any)
     `prompt_id`, or `prompt`, `messages` or `instruction`. An answer ended by itself unless its row says `terminated: false` or
     `finish_reason: length`. What nobody measured, the log-prob, is NaN.
     """
-    chosen = _joined(_rows(source), prompts, "answer")
+    chosen = _joined(_rows(source), prompts)
     ends = chat.end_of_turn(tokenizer)
     return [_completion(prompt, rows[0], tokenizer, ends) for prompt, rows in zip(prompts, chosen, strict=True)]
-
-
-def verdicts(source: recipes.File, prompts: Sequence[Prompt]) -> list[Verdict]:
-    """The file's verdicts on `prompts`, in their order; several votes on one prompt become their mean, None stays None.
-
-    Rows have `p`, P(the answer beats the baseline's) in [0, 1] or null; or `winner`: candidate, baseline or tie; or AlpacaEval's
-    `preference` in [1, 2], where 2 is a win. Beside it stands `prompt_id`, or `prompt`, `messages` or `instruction`.
-    """
-    chosen = _joined(_rows(source), prompts, "vote", several=True)
-    return [_verdict(prompt, rows) for prompt, rows in zip(prompts, chosen, strict=True)]
 
 
 def conversations(path: Path) -> list[tuple[Prompt, str, bool]]:
@@ -102,7 +89,7 @@ def _row(where: str, values: dict[str, Any]) -> Row:
     return Row(where, prompt_id, messages, values)
 
 
-def _joined(rows: Sequence[Row], prompts: Sequence[Prompt], what: str, several: bool = False) -> list[list[Row]]:
+def _joined(rows: Sequence[Row], prompts: Sequence[Prompt]) -> list[list[Row]]:
     """The rows of each prompt: those with its id, else those with its text, in turn where several prompts read the same."""
     by_id, by_text = dict[str, list[Row]](), dict[str, list[Row]]()
     for row in rows:
@@ -116,26 +103,26 @@ def _joined(rows: Sequence[Row], prompts: Sequence[Prompt], what: str, several: 
     for prompt in prompts:
         text = _key(prompt.messages)
         own, same = by_id.get(prompt.prompt_id), by_text.get(text, [])
-        if own is None and len(same) > 1 and not several:
+        if own is None and len(same) > 1:
             if len(same) != alike[text]:
                 raise _too_many(prompt, len(same), alike[text], same)
             own = [same[turn[text]]]
             turn[text] += 1
         found.append(own if own is not None else same)
-    _check(found, prompts, what, several)
+    _check(found, prompts)
     return found
 
 
-def _check(found: Sequence[list[Row]], prompts: Sequence[Prompt], what: str, several: bool) -> None:
+def _check(found: Sequence[list[Row]], prompts: Sequence[Prompt]) -> None:
     missing = [prompt for prompt, rows in zip(prompts, found, strict=True) if not rows]
     if missing:
         first = missing[0]
         raise DataError(
-            f"{len(missing):,} of {len(prompts):,} prompts have no {what} in the file (first: {first.prompt_id!r}, {_said(first)})"
+            f"{len(missing):,} of {len(prompts):,} prompts have no answer in the file (first: {first.prompt_id!r}, {_said(first)})"
             "; expected one for each, found by prompt_id or by the prompt's text as it stands in the sweep"
         )
     for prompt, rows in zip(prompts, found, strict=True):
-        if len(rows) > 1 and not several:
+        if len(rows) > 1:
             raise _too_many(prompt, len(rows), 1, rows)
 
 
@@ -189,37 +176,3 @@ def _terminated(row: Row) -> bool:
     if not isinstance(ended, bool):
         raise DataError(f"{row.where}: terminated is {ended!r:.40}; expected true or false")
     return ended
-
-
-def _verdict(prompt: Prompt, rows: Sequence[Row]) -> Verdict:
-    given = [value for value in map(_p, rows) if value is not None]
-    p = sum(given) / len(given) if given else None
-    detail = {"votes": len(rows), "votes_failed": len(rows) - len(given)}
-    return Verdict(
-        prompt_id=prompt.prompt_id, p=p, candidate_reward=None, baseline_reward=None, candidate_detail=detail, baseline_detail={}
-    )
-
-
-def _p(row: Row) -> float | None:
-    """The row's vote as a probability; None: the judge gave none."""
-    if not any(column in row.values for column in ("p", "winner", "preference")):
-        raise DataError(f"{row.where} has no vote; expected {VOTES}")
-    value = row.values["p"] if "p" in row.values else _from_words(row.values)
-    if value is None:
-        return None
-    number = not isinstance(value, bool) and isinstance(value, int | float)
-    if not number or not 0 <= value <= 1:
-        raise DataError(f"{row.where}: the vote is {value!r:.40}; expected {VOTES}")
-    return float(value)
-
-
-def _from_words(values: dict[str, Any]) -> Any:
-    """A winner's name, or AlpacaEval's preference (0 is a draw there, as 1.5 is; NaN none), as p; anything else as it is."""
-    if "winner" in values:
-        return WINNERS.get(values["winner"], values["winner"]) if isinstance(values["winner"], str) else values["winner"]
-    value = values["preference"]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value
-    if math.isnan(value):
-        return None
-    return 0.5 if value == 0 else value - 1

@@ -13,7 +13,8 @@ from refstudy.recipes import Recipe
 from refstudy.store import Store
 
 GIVEN = (
-    *(recipes.Hub, recipes.Local, recipes.Adapter, recipes.Rounded, recipes.GoldJudge, recipes.RewardJudge, recipes.ImportedVotes),
+    *(recipes.Hub, recipes.Local, recipes.Adapter, recipes.Rounded, recipes.GoldJudge, recipes.RewardJudge, recipes.LlmJudge),
+    *(recipes.VotesJudge, recipes.AnnotationsJudge, recipes.PluginJudge),
     *(recipes.Constant, recipes.Prior, recipes.Column, recipes.Server, recipes.Mixture, recipes.Derived),
 )
 """Recipes that name what exists elsewhere or only combine others: nothing is made for them."""
@@ -116,9 +117,10 @@ def trains(cell: Cell, store: Store) -> bool:
 def reference_passes(cells: Iterable[Cell], store: Store) -> list[list[Recipe]]:
     """What is scored after the cells, grouped so that each group loads one reference once.
 
-    A group holds the reference's own answers and verdicts and its log-probs of every cell's answers (KL to the reference); of a
-    server the log-probs alone, since a completions server is asked to score, not to answer. Cells without answers, such as those
-    that failed, are left out, and references that are neither model nor server: these can score no new text.
+    A group holds the reference's own answers and verdicts (unless the judge knows given answers only) and its log-probs of every
+    cell's answers (KL to the reference); of a server the log-probs alone, since a completions server is asked to score, not to
+    answer. Cells without answers, such as those that failed, are left out, and references that are neither model nor server: these
+    can score no new text.
     """
     groups: dict[str, list[Recipe]] = {}
     for cell in cells:
@@ -129,7 +131,8 @@ def reference_passes(cells: Iterable[Cell], store: Store) -> list[list[Recipe]]:
             continue
         group = groups.setdefault(fingerprint(reference), [])
         table = recipes.Table(scorer=reference, texts=cell.completions)
-        if isinstance(reference, recipes.Model) and own_verdicts(cell) not in group:
+        answers_itself = isinstance(reference, recipes.Model) and not isinstance(cell.verdicts.judge, recipes.GIVEN_ONLY)
+        if answers_itself and own_verdicts(cell) not in group:
             group += missing([own_verdicts(cell)], store)
         if not store.has(table):
             group.append(table)

@@ -110,6 +110,15 @@ def cell(wanted: str, among: list[Cell]) -> Cell:
     raise SpecError(f"{what} of the sweep has an id that begins with {wanted!r}; expected one of {ids}, ...: see `refstudy status`")
 
 
+def recorded(wanted: str, known: dict[str, Record]) -> Record:
+    """The record of the one finished cell whose id begins with `wanted`, of earlier grids too."""
+    found = [each for each in known if each.startswith(wanted) and known[each]["status"] == "done"]
+    if len(found) != 1:
+        what = "no finished cell" if not found else f"{len(found)} finished cells"
+        raise SpecError(f"{what} of the folder has an id that begins with {wanted!r}: see `refstudy status`, and run the sweep")
+    return known[found[0]]
+
+
 def holding(wanted: str, root: Path) -> Results:
     """The results folder below `root` whose sweep lists a cell with an id that begins with `wanted`."""
     folders = [path.parent for path in sorted(root.glob("*/sweep.json"))]

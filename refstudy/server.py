@@ -8,9 +8,7 @@ are exact.
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import numpy as np
 
 from refstudy import chat, partial_scores, passes, recipes
 from refstudy.chat import Turn
-from refstudy.endpoint import Endpoint, endpoint
+from refstudy.endpoint import Endpoint, endpoint, fetch
 from refstudy.errors import ModelError
 from refstudy.measurement import Emit, Measurement, silent
 from refstudy.partial_scores import Kept
@@ -123,19 +121,7 @@ class _Client:
     ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         """(key, what gives the server's answer or raises why there is none) in the order in which they come, `concurrency` of
         them under way. Nothing more is sent once `stop` is set, nor after the caller leaves."""
-        waiting = iter(keys)
-        under_way: dict[Future[dict[str, Any]], str] = {}
-        with ThreadPoolExecutor(self.served.concurrency, thread_name_prefix="server") as pool:
-            try:
-                while True:
-                    for key in () if self.stop.is_set() else islice(waiting, self.served.concurrency - len(under_way)):
-                        under_way[pool.submit(self._endpoint.post, request(key), self.stop)] = key
-                    if not under_way:
-                        return
-                    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                        yield under_way.pop(future), future.result
-            finally:
-                self.stop.set()
+        return fetch(self._endpoint, self.served.concurrency, keys, request, self.stop)
 
     def check(self, texts: dict[str, Text], known: dict[str, np.ndarray]) -> Check:
         """How well the server agrees with itself, and with one text that an earlier pass has scored; ModelError if it does not."""

@@ -1,7 +1,7 @@
 """A sweep file as a checked value: what may stand in it, what each key means, and what is said when it is wrong.
 
 Invariant: after `check`, every key is known and every value has its type and range; nobody reads YAML after that. The entries of
-models and references stand in `spec_models` and are named from here.
+models and references stand in `spec_models`, those of judges in `spec_judges`, and are named from here.
 """
 
 import difflib
@@ -10,6 +10,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from refstudy.errors import SpecError
+from refstudy.spec_judges import (
+    AlpacaJudgeEntry,
+    GoldJudgeEntry,
+    Judge,
+    LlmJudgeEntry,
+    PluginJudgeEntry,
+    RewardJudgeEntry,
+    RewardTrainEntry,
+    TokenPrice,
+    VotesJudgeEntry,
+)
 from refstudy.spec_models import (
     CheckpointModel,
     ConstantReference,
@@ -39,7 +50,6 @@ from refstudy.spec_values import (
     Positive,
     Resources,
     Schedule,
-    Seed,
     Source,
     SweepName,
     Undivided,
@@ -50,6 +60,7 @@ from refstudy.sweepfile import Document
 __all__ = [
     "EXECUTION_ONLY",
     "AllResources",
+    "AlpacaJudgeEntry",
     "CheckpointModel",
     "ConstantReference",
     "Data",
@@ -63,12 +74,14 @@ __all__ = [
     "HubData",
     "HubSource",
     "Judge",
+    "LlmJudgeEntry",
     "LoraEntry",
     "MeasureEntry",
     "MiniatureData",
     "MiniatureModel",
     "MixtureReference",
     "PairOptions",
+    "PluginJudgeEntry",
     "Policy",
     "PolicyReference",
     "Price",
@@ -82,8 +95,10 @@ __all__ = [
     "SftEntry",
     "Source",
     "Spec",
+    "TokenPrice",
     "TrainEntry",
     "TrainedReference",
+    "VotesJudgeEntry",
     "WandbEntry",
     "check",
 ]
@@ -171,38 +186,6 @@ class GenerateEntry(Entry):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-class GoldJudgeEntry(Entry):
-    kind: Literal["gold"]
-
-
-class RewardJudgeEntry(Entry):
-    kind: Literal["reward_model"]
-    model: str | None = None
-    """Hub name or folder of a sequence classifier with one label; null: trained from `start` on the training pairs."""
-    revision: str | None = None
-    start: ScratchModel | CheckpointModel | None = None
-    """What the reward model is trained from, when `model` is null."""
-    train: "RewardTrainEntry | None" = None
-    """How it is trained; null: as RewardTrainEntry's defaults say."""
-    max_length: Count = 512
-    """Tokens of conversation and answer that are scored; what is longer is cut, and counted."""
-    seed: Seed = 0
-
-
-class RewardTrainEntry(Entry):
-    epochs: Positive = 1.0
-    batch_pairs: Count = 16
-    learning_rate: Positive = 1e-4
-    schedule: Schedule = "linear"
-    warmup_share: WarmupShare = 0.1
-    precision: Literal["fp32", "bf16"] = "fp32"
-    micro_batch: Natural = 0
-    checkpointing: bool = False
-
-
-Judge = Annotated[GoldJudgeEntry | RewardJudgeEntry, Field(discriminator="kind")]
-
-
 # running --------------------------------------------------------------------------------------------------------------------
 
 
@@ -288,6 +271,15 @@ EXECUTION_ONLY = {
     "judge.start.resources": "where an artefact is made",
     "judge.train.micro_batch": "bounds memory; sums to the same gradient",
     "judge.train.checkpointing": "bounds memory; the same gradient",
+    "judge.base_url": "where a server listens",
+    "judge.limit": "a name for the same limit",
+    "judge.concurrency": "requests under way at once",
+    "judge.requests_per_minute": "how fast requests are sent",
+    "judge.timeout_s": "how long a request may take",
+    "judge.retries": "how often a request is sent again",
+    "judge.key_variable": "where the API key is found",
+    "judge.price": "what tokens cost",
+    "judge.batch_size": "answers of one call; bounds memory",
 }
 """Leaves that change no result, with the reason; a test changes every other leaf and expects another id."""
 
@@ -318,6 +310,8 @@ def _sentence(fault: Any, document: Document) -> str:
             return f"{path}.kind: got {fault['ctx']['tag']!r}; expected {fault['ctx']['expected_tags']}"
         case "union_tag_not_found":
             return f"{path}: has no kind"
+        case "unshown":
+            return f"{path}: {fault['msg']}"
         case _:
             message = str(fault["msg"]).removeprefix("Value error, ")
             message = message[0].lower() + message[1:]

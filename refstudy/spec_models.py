@@ -17,6 +17,7 @@ from refstudy.spec_values import (
     Seed,
     Share,
     Source,
+    Variable,
     WarmupShare,
 )
 
@@ -177,7 +178,7 @@ class ServerReference(Entry):
     concurrency: Count = 4
     timeout_s: Positive = 60.0
     retries: Natural = 5
-    key_variable: str = "OPENAI_API_KEY"
+    key_variable: Variable = "OPENAI_API_KEY"
     """The environment variable that holds the API key; the key itself stands nowhere."""
 
 

@@ -5,6 +5,7 @@ import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 SEEDS = 2**32
 """Seeds lie below: numpy's generators, which transformers seeds, take no larger ones."""
@@ -40,7 +41,16 @@ def _custom(value: str) -> str:
     return value
 
 
+def _variable(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,79}", value):
+        # The value is not shown: it may be the key itself.
+        raise PydanticCustomError("unshown", "expected the name of an environment variable, such as OPENAI_API_KEY, not a key")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_name)]
+Variable = Annotated[str, AfterValidator(_variable)]
+"""The name of an environment variable that holds a secret."""
 SweepName = Annotated[str, AfterValidator(_sweep_name)]
 Number = Annotated[float, AfterValidator(_finite)]
 Positive = Annotated[float, Field(gt=0), AfterValidator(_finite)]

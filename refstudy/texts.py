@@ -6,7 +6,7 @@ Invariant: a text file read back equals what was written; a malformed line is re
 import dataclasses
 import json
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +56,13 @@ UNSEEN = ("Cc", "Cs", "Cn")
 """Unicode categories: control characters (escape sequences begin with one), lone surrogates, and what no standard names."""
 
 Row = TypeVar("Row", Prompt, Pair, Completion)
+
+
+def conversation_text(messages: Sequence[Message]) -> str:
+    """A conversation as one text: a single user's turn as it is, several turns each behind its role."""
+    if len(messages) == 1 and messages[0]["role"] == "user":
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 def write_lines(path: Path, rows: Iterable[Prompt | Pair | Completion]) -> None:

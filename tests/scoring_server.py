@@ -36,6 +36,7 @@ class Served:
 
     drawn: set[tuple[int, ...]] = field(default_factory=set)
     """Prompts with what the server drew after them."""
+    path: str = "/v1/completions"
 
     @property
     def scored(self) -> list[tuple[int, ...]]:
@@ -94,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with served.lock:
             served.asked.append(body)
-        if self.path != "/v1/completions":
+        if self.path != served.path:
             self.reply(404, {"detail": "Not Found"})
         elif not served.fault(self, body):
             self.reply(200, served.spoil(body, served.answer(body)))

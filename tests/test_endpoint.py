@@ -6,8 +6,8 @@ from email.utils import format_datetime
 
 import pytest
 
-from refstudy.endpoint import Endpoint, endpoint
-from refstudy.errors import ModelError
+from refstudy.endpoint import Endpoint, Pace, endpoint
+from refstudy.errors import ModelError, RequestError
 from tests import tiny
 from tests.scoring_server import Served, answering, listening
 
@@ -102,3 +102,36 @@ def test_key_that_no_header_can_carry_is_refused_unshown(served, monkeypatch, ke
         post(served)
     assert "cret" not in str(refused.value)
     assert served.asked == []
+
+
+@pytest.mark.parametrize(("code", "of_request"), [(400, True), (413, True), (422, True), (401, False), (404, False), (500, False)])
+def test_refusal_of_one_request_is_told_from_that_of_all(served, code, of_request):
+    served.fault = answering(code)
+    with pytest.raises(ModelError, match=f"answered {code}") as refused:
+        post(served)
+    assert isinstance(refused.value, RequestError) is of_request
+
+
+def test_faulty_answer_is_asked_for_again(served):
+    at = endpoint(served.base_url, "completions", 5.0, 2, "TEST_SERVER_KEY", 0.01)
+    sound = dataclasses.replace(at, fault=lambda answer: "nothing yet" if len(served.asked) < 3 else None)
+    assert "choices" in sound.post(BODY, threading.Event())
+    assert len(served.asked) == 3
+
+
+def test_pace_spaces_requests_of_all_threads_and_ends_at_once():
+    """Four turns of 600 a minute, 0.1 s apart: the last begins 0.3 s after the first. Then nobody waits for a turn an hour away."""
+    pace, stop, began = Pace(600.0), threading.Event(), []
+    start = time.monotonic()
+    threads = [threading.Thread(target=lambda: pace.wait(stop) and began.append(time.monotonic() - start)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(began) == 4
+    assert max(began) >= 0.29
+    slow = Pace(1 / 60)
+    assert slow.wait(stop)
+    stop.set()
+    assert not slow.wait(stop)
+    assert time.monotonic() - start < 5.0

@@ -1,4 +1,4 @@
-"""Answers and votes from files: joined to prompts or refused."""
+"""Answers from files: joined to prompts or refused."""
 
 import json
 import math
@@ -88,32 +88,6 @@ def test_changed_file_is_refused(tmp_path):
     write(tmp_path, by_id(["a", "b", "d"]))
     with pytest.raises(DataError, match="has changed"):
         outputs.completions(source, PROMPTS, tiny.tokenizer())
-
-
-def test_verdicts_average_votes_and_keep_failures(tmp_path):
-    """p0: (1 + 0) / 2; p1: preference 1.25 is p 0.25; p2: null."""
-    rows = [{"prompt_id": "p0", "p": 1}, {"prompt_id": "p0", "p": 0}, {"prompt_id": "p1", "preference": 1.25}]
-    found = outputs.verdicts(write(tmp_path, [*rows, {"prompt_id": "p2", "p": None}]), PROMPTS)
-    assert [each.p for each in found] == [0.5, 0.25, None]
-    assert found[0].candidate_detail == {"votes": 2, "votes_failed": 0}
-
-
-@pytest.mark.parametrize(
-    ("vote", "p"),
-    [
-        *[({"preference": 0}, 0.5), ({"preference": 1.5}, 0.5), ({"preference": 2}, 1.0), ({"preference": math.nan}, None)],
-        *[({"winner": "candidate"}, 1.0), ({"winner": "baseline"}, 0.0), ({"winner": "tie"}, 0.5), ({"winner": None}, None)],
-    ],
-)
-def test_votes_of_every_form_are_read(vote, p, tmp_path):
-    (found,) = outputs.verdicts(write(tmp_path, [{"prompt_id": "p0", **vote}]), PROMPTS[:1])
-    assert found.p == p
-
-
-@pytest.mark.parametrize("vote", [{"p": 1.2}, {"p": "yes"}, {"p": True}, {"preference": 3}, {"winner": "me"}, {}])
-def test_bad_votes_are_refused(vote, tmp_path):
-    with pytest.raises(DataError, match="line 1"):
-        outputs.verdicts(write(tmp_path, [{"prompt_id": "p0", **vote}]), PROMPTS[:1])
 
 
 def test_conversations_of_a_file_alone(tmp_path):

@@ -62,11 +62,16 @@ EXAMPLES = [
     recipes.Derived(of=DPO, own=SFT, keep="scaled", factor=2.0, seed=0),
     recipes.Selection(pairs=TOKEN_PAIRS, of=DPO, own=SFT),
     recipes.Imported(source=recipes.File(content="0" * 64, path="/a"), prompts=PROMPTS, tokens_of=SFT),
-    recipes.ImportedVotes(source=recipes.File(content="0" * 64, path="/a")),
     recipes.Divergence(completions=COMPLETIONS, reference=SFT),
     recipes.TokenShifts(model=DPO, texts=TOKEN_PAIRS, count=2),
     recipes.GoldJudge(world=0),
     recipes.RewardJudge(model=REWARD_MODEL, max_length=8),
+    recipes.LlmJudge(
+        model="m", revision="r", template="t", labels=("A", "B"), max_tokens=1, top_logprobs=20, base_url="http://127.0.0.1:1"
+    ),
+    recipes.VotesJudge(votes=recipes.File(content="0" * 64, path="/a")),
+    recipes.AnnotationsJudge(annotations=recipes.File(content="0" * 64, path="/a")),
+    recipes.PluginJudge(name="n", package="p", version="1", options="{}", form="text", compare="sign"),
     recipes.Verdicts(candidate=COMPLETIONS, baseline=BASELINE, judge=recipes.GoldJudge(world=0)),
 ]  # fmt: skip
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from refstudy import chat
 from refstudy.errors import JudgeError
-from refstudy.judges import Verdict, check_same_prompts
+from refstudy.judges import Verdict, check_same_prompts, sigmoid
 from refstudy.measurement import Emit, Measurement, silent
 from refstudy.texts import Completion, Message, Prompt
 
@@ -86,7 +86,7 @@ def score(
 def _verdict(prompt: Prompt, candidate: Score, baseline: Score) -> Verdict:
     return Verdict(
         prompt_id=prompt.prompt_id,
-        p=_sigmoid(candidate.reward - baseline.reward),
+        p=sigmoid(candidate.reward - baseline.reward),
         candidate_reward=candidate.reward,
         baseline_reward=baseline.reward,
         candidate_detail=_detail(candidate),
@@ -96,11 +96,6 @@ def _verdict(prompt: Prompt, candidate: Score, baseline: Score) -> Verdict:
 
 def _detail(score: Score) -> dict[str, Any]:
     return {"tokens": score.tokens, "cut_tokens": score.cut_tokens}
-
-
-def _sigmoid(x: float) -> float:
-    """1 / (1 + exp(-x)), without overflow for large negative x."""
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
 def _check_model(model: PreTrainedModel) -> None:

@@ -9,7 +9,14 @@ from collections.abc import Iterable, Iterator
 
 from refstudy.identity import fingerprint, nested
 from refstudy.recipes.imported import Imported as Imported
-from refstudy.recipes.imported import ImportedVotes as ImportedVotes
+from refstudy.recipes.judges import GIVEN_ONLY as GIVEN_ONLY
+from refstudy.recipes.judges import AnnotationsJudge as AnnotationsJudge
+from refstudy.recipes.judges import GoldJudge as GoldJudge
+from refstudy.recipes.judges import Judge as Judge
+from refstudy.recipes.judges import LlmJudge as LlmJudge
+from refstudy.recipes.judges import PluginJudge as PluginJudge
+from refstudy.recipes.judges import RewardJudge as RewardJudge
+from refstudy.recipes.judges import VotesJudge as VotesJudge
 from refstudy.recipes.models import Adapter as Adapter
 from refstudy.recipes.models import Dpo as Dpo
 from refstudy.recipes.models import Hub as Hub
@@ -45,8 +52,6 @@ from refstudy.recipes.values import Sampling as Sampling
 from refstudy.recipes.values import Training as Training
 from refstudy.recipes.verdicts import Completions as Completions
 from refstudy.recipes.verdicts import Divergence as Divergence
-from refstudy.recipes.verdicts import GoldJudge as GoldJudge
-from refstudy.recipes.verdicts import RewardJudge as RewardJudge
 from refstudy.recipes.verdicts import TokenShifts as TokenShifts
 from refstudy.recipes.verdicts import TrainingLog as TrainingLog
 from refstudy.recipes.verdicts import Verdicts as Verdicts
@@ -86,9 +91,7 @@ Recipe = (
     | TrainingLog
     | Divergence
     | TokenShifts
-    | GoldJudge
-    | RewardJudge
-    | ImportedVotes
+    | Judge
     | Verdicts
 )
 

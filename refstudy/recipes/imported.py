@@ -1,4 +1,4 @@
-"""Recipes of what was made elsewhere and came in as a file: answers to a sweep's prompts, and verdicts on answers.
+"""Recipes of what was made elsewhere and came in as a file: answers to a sweep's prompts.
 
 Invariant: a file stands here by its content; whose answers they are is a name for people and stands in records.
 """
@@ -21,11 +21,3 @@ class Imported:
     prompts: "AnyPrompts"
     tokens_of: "Model"
     """Whose tokens lengths and repetition are counted in: the policy that the answers stand beside."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportedVotes:
-    """Verdicts from a file, joined to prompts by id or by the prompt's text; that they are about these answers is not checked."""
-
-    RESULT_VERSION: ClassVar[int] = 1
-    source: File

@@ -6,9 +6,10 @@ Invariant: a cell of a sweep is one Verdicts recipe at the end of its chain.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from refstudy.recipes.imported import Imported, ImportedVotes
-from refstudy.recipes.models import Dpo, Hub, Local, RewardModel
-from refstudy.recipes.values import WORLD_VERSION, Sampling
+from refstudy.recipes.imported import Imported
+from refstudy.recipes.judges import Judge
+from refstudy.recipes.models import Dpo
+from refstudy.recipes.values import Sampling
 
 if TYPE_CHECKING:
     from refstudy.recipes import AnyPrompts, Model
@@ -55,28 +56,10 @@ class TokenShifts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GoldJudge:
-    """The miniature's known reward decides."""
-
-    RESULT_VERSION: ClassVar[int] = WORLD_VERSION
-    world: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class RewardJudge:
-    """A reward model decides: P(candidate wins) = sigmoid(r_candidate - r_baseline)."""
-
-    RESULT_VERSION: ClassVar[int] = 1
-    model: "RewardModel | Hub | Local"
-    max_length: int
-    """Tokens of conversation and answer judged whole; longer ones lose the front of the prompt, and their verdicts say so."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Verdicts:
     """For each prompt the probability that the candidate answer beats the baseline answer. A cell is one such recipe."""
 
     RESULT_VERSION: ClassVar[int] = 1
     candidate: Completions | Imported
     baseline: Completions | Imported
-    judge: GoldJudge | RewardJudge | ImportedVotes
+    judge: Judge

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from refstudy import judges
@@ -38,3 +40,11 @@ def test_check_same_prompts_of_answers_to_all_prompts_passes():
 def test_check_same_prompts_of_other_answers_is_refused(candidate, baseline, said):
     with pytest.raises(JudgeError, match=said):
         judges.check_same_prompts(PROMPTS, answers(*candidate), answers(*baseline))
+
+
+@pytest.mark.parametrize(
+    ("difference", "p"), [(0.0, 0.5), (math.log(3), 0.75), (-math.log(3), 0.25), (1000.0, 1.0), (-1000.0, 0.0)]
+)
+def test_sigmoid_worked_by_hand(difference, p):
+    """sigmoid(log 3) = 3 / (3 + 1)."""
+    assert judges.sigmoid(difference) == pytest.approx(p)

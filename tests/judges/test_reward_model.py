@@ -120,11 +120,3 @@ def test_judge_whose_rewards_are_no_numbers_is_refused(judge_model):
     torch.nn.init.constant_(broken.score.weight, float("nan"))
     with pytest.raises(JudgeError, match="no finite number"):
         reward_model.judge(broken, tokenizer, 512, PROMPTS, answers(TEXTS), answers(TEXTS), ends_with_turn=False)
-
-
-@pytest.mark.parametrize(
-    ("difference", "p"), [(0.0, 0.5), (math.log(3), 0.75), (-math.log(3), 0.25), (1000.0, 1.0), (-1000.0, 0.0)]
-)
-def test_sigmoid_worked_by_hand(difference, p):
-    """sigmoid(log 3) = 3 / (3 + 1)."""
-    assert reward_model._sigmoid(difference) == pytest.approx(p)
