@@ -31,6 +31,12 @@ def run(results: Results) -> list[str]:
     return [*(sentence for check in checks for sentence in check(results)), *results.faults]
 
 
+def of_set(results: Results) -> list[str]:
+    """What is wrong with the results on one evaluation set, beside what `run` says of all cells."""
+    checks = (_prompts, _baselines, _judge)
+    return [*(sentence for check in checks for sentence in check(results)), *results.faults]
+
+
 def _missing(results: Results) -> Iterator[str]:
     current = results.cells[results.cells["current"]]
     for status in ("failed", "running", "planned"):

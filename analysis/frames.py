@@ -6,7 +6,7 @@ Invariant: every cell that the sweep lists has one row, whatever its status; a v
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,17 @@ PROMPT_COLUMNS = (
     Column("held_out", "prompts.jsonl, meta.held_out", "yes, no or unknown"),
     Column("p", "verdicts.jsonl", "P(candidate beats baseline) in [0, 1], NaN where the judge failed"),
     Column("length_tokens", "completions.jsonl", "tokens of the policy, end token counted"),
+    Column("length_characters", "completions.jsonl", "code points"),
+    Column("baseline_length_characters", "completions.jsonl of the baseline", "code points"),
 )
+
+CONTROLLED_COLUMNS = (
+    Column("lc_win_rate", "length_control.of_sweep", "[0, 1]; at the baseline's length, by this sweep's own fit"),
+    Column("lc_low", "length_control.of_sweep", "[0, 1]"),
+    Column("lc_high", "length_control.of_sweep", "[0, 1]"),
+    Column("lc_refusal", "length_control.refusal", "words; why there is no number"),
+)
+"""What analysis.controlled fills; empty before. No record has them: they rest on other cells."""
 
 REFERENCE_COLUMNS = (
     Column("reference", "references.json", "name"),
@@ -114,7 +124,7 @@ class Results:
     records: dict[str, records.Record]
     """By cell id."""
     cells: pd.DataFrame
-    """CELL_COLUMNS, REFERENCE_KL, `panel`, `current`, `baseline_id`."""
+    """CELL_COLUMNS, REFERENCE_KL, CONTROLLED_COLUMNS, `panel`, `current`, `baseline_id`."""
     prompts: pd.DataFrame
     """PROMPT_COLUMNS, of the current cells that are done."""
     baselines: pd.DataFrame
@@ -158,14 +168,39 @@ def load(folder: Path | str, store: Store) -> Results:
     )
 
 
+def on_set(results: Results, name: str, store: Store) -> Results:
+    """The same results as measured on an evaluation set, in the same frames: the cells that the set was made for, with their
+    labels, measures and answers on it. Neither reference scores nor KL are made for sets."""
+    by_id = {
+        cell_id: {**record, **of, "recipes": {**record["recipes"], **of["recipes"]}}
+        for cell_id, record in results.records.items()
+        if record["status"] == "done" and (of := record.get("evaluations", {}).get(name))
+    }
+    sweep = {**results.sweep, "cells": [cell for cell in results.sweep.get("cells", []) if cell["cell_id"] in by_id]}
+    faults: list[str] = []
+    nowhere = pd.DataFrame(columns=["cell_id", *REFERENCE_KL]).astype(dict.fromkeys(REFERENCE_KL, float))
+    cells = _cells(sweep, by_id).merge(nowhere, on="cell_id", how="left")
+    done = {cell_id: by_id[cell_id] for cell_id in cells.loc[cells["current"], "cell_id"]}
+    return replace(
+        results,
+        sweep=sweep,
+        records=by_id,
+        cells=cells,
+        prompts=_prompts(done, store, faults),
+        baselines=_baselines(done, store, faults),
+        references=results.references.iloc[:0],
+        faults=faults,
+    )
+
+
 def answers(store: Store, record: Mapping[str, Any], kind: str) -> list[texts.Completion]:
     """The answers of a cell, kind "completions", or of its baseline, kind "baseline"."""
-    return texts.read_completions(artefact(store, "completions", record["recipes"].get(kind)) / "completions.jsonl")
+    return texts.read_completions(_answers_folder(store, record["recipes"].get(kind)) / "completions.jsonl")
 
 
 def prompts_of(store: Store, completions_id: str) -> list[texts.Prompt]:
     """The prompts that a set of answers answers, found by the recipe that lies beside the answers."""
-    recipe = read_json(artefact(store, "completions", completions_id) / "recipe.json")
+    recipe = read_json(_answers_folder(store, completions_id) / "recipe.json")
     kind, _, identity = recipe["canonical"]["prompts"]["recipe"].partition(":")
     return texts.read_prompts(artefact(store, kind, identity) / "prompts.jsonl")
 
@@ -183,6 +218,12 @@ def artefact(store: Store, kind: str, identity: str | None) -> Path:
     return folder
 
 
+def _answers_folder(store: Store, identity: str | None) -> Path:
+    """Answers that a model gave here or on a server, or that came from a file."""
+    given = store.root / "answers" / (identity or "none")
+    return artefact(store, "answers" if (given / "manifest.json").is_file() else "completions", identity)
+
+
 def _cells(sweep: Mapping[str, Any], by_id: Mapping[str, records.Record]) -> pd.DataFrame:
     listed = {cell["cell_id"]: cell for cell in sweep.get("cells", [])}
     rows = []
@@ -197,7 +238,7 @@ def _cells(sweep: Mapping[str, Any], by_id: Mapping[str, records.Record]) -> pd.
     numbers = [*measured, "beta", "stopped_step", "temperature", "top_p", "duration_s"]
     frame[numbers] = frame[numbers].apply(pd.to_numeric)
     frame["panel"] = panels(frame, varied(frame))
-    return frame
+    return frame.assign(lc_win_rate=math.nan, lc_low=math.nan, lc_high=math.nan, lc_refusal=None)
 
 
 def varied(frame: pd.DataFrame) -> list[str]:
@@ -223,20 +264,28 @@ def _plain(value: Any) -> str:
 
 def _prompts(done: Mapping[str, records.Record], store: Store, faults: list[str]) -> pd.DataFrame:
     known: dict[str, dict[str, texts.Prompt]] = {}
+    baselines: dict[str, dict[str, int]] = {}
     rows: list[dict[str, Any]] = []
     for cell_id, record in done.items():
         try:
-            rows += _prompt_rows(cell_id, record, store, known)
+            rows += _prompt_rows(cell_id, record, store, known, baselines)
         except (StoreError, DataError, OSError, KeyError, TypeError) as error:
             faults.append(f"The prompts of cell {cell_id} cannot be read, so it takes part in no paired difference: {error}")
     return pd.DataFrame(rows, columns=[column.name for column in PROMPT_COLUMNS])
 
 
 def _prompt_rows(
-    cell_id: str, record: Mapping[str, Any], store: Store, known: dict[str, dict[str, texts.Prompt]]
+    cell_id: str,
+    record: Mapping[str, Any],
+    store: Store,
+    known: dict[str, dict[str, texts.Prompt]],
+    baselines: dict[str, dict[str, int]],
 ) -> Iterator[dict[str, Any]]:
     prompts = _prompts_by_id(store, record["recipes"]["completions"], known)
-    lengths = {answer.prompt_id: len(answer.token_ids) for answer in answers(store, record, "completions")}
+    own = {answer.prompt_id: answer for answer in answers(store, record, "completions")}
+    identity = record["recipes"].get("baseline")
+    if identity not in baselines:
+        baselines[identity] = _baseline_lengths(store, record)
     for verdict in verdicts_of(store, record):
         prompt = prompts[verdict["prompt_id"]]
         yield {
@@ -245,12 +294,22 @@ def _prompt_rows(
             "cluster": prompt.cluster,
             "held_out": prompt.meta.get("held_out"),
             "p": math.nan if verdict["p"] is None else verdict["p"],
-            "length_tokens": lengths[prompt.prompt_id],
+            "length_tokens": len(own[prompt.prompt_id].token_ids),
+            "length_characters": len(own[prompt.prompt_id].text),
+            "baseline_length_characters": baselines[identity].get(prompt.prompt_id, math.nan),
         }
 
 
+def _baseline_lengths(store: Store, record: Mapping[str, Any]) -> dict[str, int]:
+    """Characters of the baseline's answers by prompt id; empty where they cannot be read, which `_baselines` says."""
+    try:
+        return {each.prompt_id: len(each.text) for each in answers(store, record, "baseline")}
+    except (StoreError, DataError, OSError):
+        return {}
+
+
 def _prompts_by_id(store: Store, completions_id: str, known: dict[str, dict[str, texts.Prompt]]) -> dict[str, texts.Prompt]:
-    recipe = read_json(artefact(store, "completions", completions_id) / "recipe.json")
+    recipe = read_json(_answers_folder(store, completions_id) / "recipe.json")
     key = recipe["canonical"]["prompts"]["recipe"]
     if key not in known:
         known[key] = {prompt.prompt_id: prompt for prompt in prompts_of(store, completions_id)}
@@ -269,6 +328,13 @@ def _baselines(done: Mapping[str, records.Record], store: Store, faults: list[st
         low, high = of["length_mean_low"], of["length_mean_high"]
         rows.append({"baseline_id": identity, "length_tokens": of["length_tokens_mean"], "length_low": low, "length_high": high})
     return pd.DataFrame(rows, columns=["baseline_id", "length_tokens", "length_low", "length_high"])
+
+
+def baselines_by_panel(results: Results) -> pd.DataFrame:
+    """Mean length of the baseline answers for each panel over its draws, one for each seed; their range and number."""
+    draws = results.done[["panel", "baseline_id"]].drop_duplicates().merge(results.baselines, on="baseline_id")
+    lengths = draws.groupby("panel", sort=False)["length_tokens"]
+    return lengths.agg(length_tokens="mean", least="min", most="max", draws="size").reset_index()
 
 
 def _references(folder: Path, cells: pd.DataFrame, faults: list[str]) -> pd.DataFrame:

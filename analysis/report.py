@@ -15,8 +15,23 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from analysis import browser, checks, compatibility, estimates, frames, judges, plots, samples, summary, tables, token_shifts
+from analysis import (
+    browser,
+    checks,
+    compatibility,
+    controlled,
+    estimates,
+    evaluation_sets,
+    frames,
+    judges,
+    plots,
+    samples,
+    summary,
+    tables,
+    token_shifts,
+)
 from analysis.compatibility import Fits
+from analysis.evaluation_sets import EvaluationSet
 from analysis.frames import Results
 from analysis.token_shifts import Shifted
 from refstudy.store import Store
@@ -32,17 +47,19 @@ def write(results: Path | str, store: Store, refresh_s: int | None = None) -> Pa
     page loads itself again after so many seconds, without a script.
     """
     loaded = frames.load(results, store)
-    points = estimates.points(loaded)
+    complete = evaluation_sets.is_complete(loaded)
+    loaded, points, controlling = controlled.control(loaded, estimates.points(loaded), controlled.SWEEP, complete)
+    sets = evaluation_sets.load(loaded, store)
     best = estimates.best(loaded, points)
     differences = estimates.differences(loaded, points)
-    baselines = _by_panel(loaded)
+    baselines = frames.baselines_by_panel(loaded)
     own = estimates.own_scores(loaded, points)
     shown = samples.choose(loaded, points, best, store)
     fits = compatibility.load(loaded)
     fitted = compatibility.with_outcomes(fits.references, points, best)
     shifted = token_shifts.load(loaded, store)
     judged = judges.frame(loaded, store)
-    _write_tables(loaded, points, best, differences, baselines, judged)
+    _write_tables(loaded, points, best, differences, baselines, judged, sets)
     _write_frames(loaded, {"compatibility": fitted, "saturation": fits.saturation, "d_by_length": fits.by_length})
     _write_frames(
         loaded, {"token_shifts": shifted.cells, "token_shift_histogram": shifted.histogram, "moved_tokens": shifted.moved}
@@ -59,6 +76,8 @@ def write(results: Path | str, store: Store, refresh_s: int | None = None) -> Pa
         best=tables.best(best),
         differences=tables.differences(differences),
         coverage=summary.coverage(differences if len(differences) else points),
+        controlling=controlling,
+        sets=[evaluation_sets.section(each) for each in sets],
         cells=tables.cells(loaded.cells[loaded.cells["current"]]),
         earlier=tables.cells(loaded.cells[~loaded.cells["current"]]),
         imported=tables.cells(loaded.imported),
@@ -98,13 +117,6 @@ def question(text: str) -> str:
         elif asked:
             asked.append(line)
     return " ".join(asked).strip()
-
-
-def _by_panel(loaded: Results) -> pd.DataFrame:
-    """Mean length of the baseline answers for each panel over its draws, one for each seed; their range and number."""
-    draws = loaded.done[["panel", "baseline_id"]].drop_duplicates().merge(loaded.baselines, on="baseline_id")
-    lengths = draws.groupby("panel", sort=False)["length_tokens"]
-    return lengths.agg(length_tokens="mean", least="min", most="max", draws="size").reset_index()
 
 
 def _figures(loaded: Results, points: pd.DataFrame, baselines: pd.DataFrame, own: pd.DataFrame) -> list[dict[str, Any]]:
@@ -203,9 +215,11 @@ def _write_tables(
     differences: pd.DataFrame,
     baselines: pd.DataFrame,
     judged: pd.DataFrame,
+    sets: list[EvaluationSet],
 ) -> None:
     declared = (
         *frames.CELL_COLUMNS,
+        *frames.CONTROLLED_COLUMNS,
         *frames.PROMPT_COLUMNS,
         *frames.REFERENCE_COLUMNS,
         *compatibility.COLUMNS,
@@ -222,6 +236,7 @@ def _write_tables(
         "judges": judged,
         "references": loaded.references,
         "columns": columns,
+        **evaluation_sets.written(sets),
     }
     _write_frames(loaded, written)
 

@@ -42,6 +42,7 @@ def cells(frame: pd.DataFrame) -> Table:
         Column("beta", _number("beta", "g")),
         *([Column("seed", _plain("seed"))] if frame["seed"].nunique() > 1 else []),
         Column("win rate", _interval("win_rate", "win_rate_low", "win_rate_high", ".3f")),
+        Column("length-controlled", _interval("lc_win_rate", "lc_low", "lc_high", ".3f")),
         Column("length (tokens)", _interval("length_tokens", "length_low", "length_high", ".1f")),
         Column("truncated", _number("truncation_rate", ".3f")),
         Column("seq-rep-4", _number("seq_rep_4", ".3f")),

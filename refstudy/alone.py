@@ -21,7 +21,7 @@ def run_cell(cell: Cell, at: Results, sweep: Sweep, cells: list[Cell], again: bo
     results.enlist(at, sweep, cells, only=cell)
     known = {record["cell_id"]: record for record in records.read_records(at.folder)}.get(cell.id)
     is_done = known is not None and known["status"] == "done"
-    if known is not None and is_done and plan.is_made(cell, at.store) and not again:
+    if known is not None and results.is_finished(cell, known, at.store) and not again:
         return known
     failure = _make_shared(cell, at.store)
     if failure is not None:

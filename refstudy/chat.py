@@ -132,6 +132,11 @@ def answer_text(tokenizer: Tokenizer, ids: list[int]) -> str:
     return text.removeprefix(manner.lead)
 
 
+def text_ids(tokenizer: Tokenizer, text: str, complete: bool) -> list[int]:
+    """Token ids of an answer that came as text from elsewhere, the end of turn behind it if `complete`; for counting it only."""
+    return _ids(tokenizer, text) + (list(_manner(tokenizer).end_ids) if complete else [])
+
+
 def conversation(messages: list[Message], system: str | None, system_role: SystemRole = "keep") -> list[Message]:
     """The messages with the system prompt in front (a conversation's own system message wins), merged into the user's first turn
     for models whose template knows no system role."""

@@ -42,6 +42,11 @@ class Estimate:
     to_train: int
     to_judge: int
     """Cells that train nothing: they need answers of a kept policy, verdicts, measures or only a record."""
+    retrained_for: dict[str, int]
+    """By evaluation set: cells whose policy was not kept and is trained again for nothing but their answers to it."""
+    sets_missing: dict[str, dict[str, int]]
+    """By evaluation set that lacks something: cells that still answer it, beside the sweep's own prompts, and that are still judged
+    on it."""
     not_kept: int
     """Finished cells whose policy the sweep wants kept by now, and the store does not have."""
     artefacts_made: dict[str, int]
@@ -81,6 +86,7 @@ class Estimate:
             f"compute: {compute}",
             f"disk:    {'unknown too' if self.disk_gb is None else f'{self.disk_gb:,.3g} GB at most of answers, kept policies'}",
         ]
+        lines += self._set_lines()
         if self.failed:
             lines.append(f"{self.failed} failed cells would run only with --retry-failed")
         if self.not_kept:
@@ -92,6 +98,20 @@ class Estimate:
         if self.price is not None:
             lines.append(f"price:   {self.price:,.2f}")
         return "\n".join([*lines, *self._cell_lines()])
+
+    def _set_lines(self) -> list[str]:
+        return [
+            f"evaluation set {name}: cells to answer it {counts['to_answer']}, to judge {counts['to_judge']}{self._again(name)}"
+            for name, counts in self.sets_missing.items()
+        ]
+
+    def _again(self, name: str) -> str:
+        if not self.retrained_for.get(name):
+            return ""
+        return (
+            f", to train again for their answers to it alone {self.retrained_for[name]}: their policies were not kept "
+            "(keep: none); with keep: full, or adapter, a later set trains nothing"
+        )
 
     def _cell_lines(self) -> list[str]:
         names = ("policy", "reference", "beta", "seed", "settings")
@@ -107,7 +127,7 @@ def estimate(sweep: Sweep, cells: list[Cell], at: Results) -> Estimate:
     training = [cell for cell in pending if plan.trains(cell, at.store)]
     lacking = plan.shared(pending, at.store)
     tables = {fingerprint(each) for each in lacking if isinstance(each, recipes.Table)}
-    flops = _total(_flops(cell, at.store) for cell in training)
+    flops = _total(_flops(cell, at.store) for cell in pending)
     reference_flops = _total(_table_flops(each, at.store) for each in lacking if isinstance(each, recipes.Table))
     work = None if flops is None or reference_flops is None else flops + reference_flops
     price = sweep.spec.price
@@ -119,6 +139,8 @@ def estimate(sweep: Sweep, cells: list[Cell], at: Results) -> Estimate:
         failed=sum(state == "failed" for state in states.values()),
         to_train=len(training),
         to_judge=len(pending) - len(training),
+        retrained_for=dict(Counter(name for cell in training for name in plan.retrained_for(cell, at.store))),
+        sets_missing=_sets_missing(pending, at.store),
         not_kept=sum(_lacks_policy(cell, at.store) for cell in cells if states[cell.id] == "done"),
         artefacts_made=_made(cells, at.store),
         artefacts_missing=dict(Counter(kind(each) for each in lacking)),
@@ -126,9 +148,9 @@ def estimate(sweep: Sweep, cells: list[Cell], at: Results) -> Estimate:
         petaflops=None if work is None else work / 1e15,
         device_hours=hours,
         seconds_per_cell=_median_duration(at),
-        disk_gb=_disk_gb(training, at.store),
+        disk_gb=_disk_gb(pending, at.store),
         price=price.device_hour * hours if hours is not None and price.device_hour else None,
-        unknown=_unknown(training, [each for each in lacking if isinstance(each, recipes.Table)], at.store),
+        unknown=_unknown(pending, [each for each in lacking if isinstance(each, recipes.Table)], at.store),
         cells_listed=[{**cell.row, "status": states[cell.id]} for cell in cells],
     )
 
@@ -176,15 +198,27 @@ def _shapes(file: Path) -> list[list[int]]:
 
 
 def _flops(cell: Cell, store: Store) -> float | None:
-    """Training and generation of one cell."""
+    """Training of one cell, unless its policy is kept or not asked for again, and the answers that it lacks."""
     texts = _token_pairs(cell.dpo.table)
-    size, pairs = parameters(cell.dpo.start, store), _pair_count(texts, store)
-    prompts = _prompt_count(cell.completions.prompts, store)
-    if size is None or pairs is None or prompts is None:
+    size, pairs, drawn = parameters(cell.dpo.start, store), _pair_count(texts, store), _drawn_tokens(cell, store)
+    trains = plan.trains(cell, store)
+    if not trains and drawn == 0:
+        return 0.0
+    if size is None or drawn is None or (trains and pairs is None):
         return None
-    tokens = 2 * pairs * cell.dpo.train.epochs * texts.max_length
-    drawn = prompts * cell.completions.sampling.max_new_tokens
+    tokens = 2 * pairs * cell.dpo.train.epochs * texts.max_length if trains and pairs is not None else 0.0
     return TRAINING_FLOPS[cell.dpo.train.lora is not None] * size * tokens + 2 * size * drawn
+
+
+def _drawn_tokens(cell: Cell, store: Store) -> int | None:
+    """Tokens of all answers that the cell's policy still has to give, at most; None where a set of prompts was not read yet."""
+    total = 0
+    for each in cell.answers:
+        prompts = 0 if store.has(each) else _prompt_count(each.prompts, store)
+        if prompts is None:
+            return None
+        total += prompts * each.sampling.max_new_tokens
+    return total
 
 
 def _table_flops(table: recipes.Table, store: Store) -> float | None:
@@ -227,12 +261,14 @@ def _lines(path: Path) -> int:
         return sum(1 for _ in file)
 
 
-def _unknown(training: list[Cell], tables: list[recipes.Table], store: Store) -> list[str]:
+def _unknown(pending: list[Cell], tables: list[recipes.Table], store: Store) -> list[str]:
     """The sizes and counts that are not known yet, each once."""
+    training = [cell for cell in pending if plan.trains(cell, store)]
+    answering = [cell for cell in pending if _drawn_tokens(cell, store) != 0]
     passes = [each for each in tables if not isinstance(each.scorer, FREE) and not isinstance(each.texts, recipes.Selection)]
-    models = [*(cell.dpo.start for cell in training), *(_loaded(each) for each in passes)]
+    models = [*(cell.dpo.start for cell in (*training, *answering)), *(_loaded(each) for each in passes)]
     pairs = [_token_pairs(each) for each in (*(cell.dpo.table for cell in training), *passes)]
-    prompts = [cell.completions.prompts for cell in training]
+    prompts = [each.prompts for cell in pending for each in cell.answers if not store.has(each)]
     found = [f"the parameters of {plan.title(each)}" for each in models if parameters(each, store) is None]
     found += [f"the pairs of {_dataset(each.pairs)}, not read yet" for each in pairs if _pair_count(each, store) is None]
     found += [f"the prompts of {_dataset(each)}, not read yet" for each in prompts if _prompt_count(each, store) is None]
@@ -250,20 +286,31 @@ def _dataset(texts: recipes.Preferences | recipes.MiniaturePairs | recipes.AnyPr
             return f"world {texts.world}"
 
 
-def _disk_gb(training: list[Cell], store: Store) -> float | None:
-    """Answers and kept policies of the cells to train; None if a kept policy's size is unknown."""
+def _disk_gb(pending: list[Cell], store: Store) -> float | None:
+    """Answers that are still to be given, and kept policies of the cells to train; None if a kept policy's size is unknown."""
     total = 0.0
-    for cell in training:
-        prompts = _prompt_count(cell.completions.prompts, store)
-        if prompts is None:
+    for cell in pending:
+        drawn = _drawn_tokens(cell, store)
+        if drawn is None:
             return None
-        total += prompts * cell.completions.sampling.max_new_tokens * ANSWER_BYTES_PER_TOKEN
-        if cell.keep == "full":
+        total += drawn * ANSWER_BYTES_PER_TOKEN
+        if cell.keep == "full" and plan.trains(cell, store):
             size = parameters(cell.dpo.start, store)
             if size is None:
                 return None
             total += 4 * size
     return total / 1e9
+
+
+def _sets_missing(pending: list[Cell], store: Store) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for cell in pending:
+        for each in cell.evaluations:
+            own = each.completions == cell.completions
+            lacks = {"to_answer": not own and not store.has(each.completions), "to_judge": not store.has(each.verdicts)}
+            counts = found.setdefault(each.name, dict.fromkeys(lacks, 0))
+            found[each.name] = {name: counts[name] + lacks[name] for name in lacks}
+    return {name: counts for name, counts in found.items() if any(counts.values())}
 
 
 def _states(cells: list[Cell], pending: list[Cell], at: Results) -> dict[str, str]:

@@ -87,6 +87,11 @@ def chosen_conversations(pairs: Iterable[Pair]) -> list[list[Message]]:
     return [[*pair.messages, {"role": "assistant", "content": pair.chosen}] for pair in pairs]
 
 
+def prompt_key(messages: list[Message]) -> str:
+    """What a conversation is found by: the hash of its turns, which is also the id of a prompt read from a file."""
+    return _hash(messages)
+
+
 def cluster(messages: list[Message]) -> str:
     """The conversation that `messages` belong to: the hash of the first question.
 

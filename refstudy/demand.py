@@ -6,6 +6,7 @@ Invariant: nothing here changes a result, only where it is made.
 from collections.abc import Iterable, Iterator, Mapping
 
 from refstudy import recipes, spec
+from refstudy.evaluations import Evaluation
 from refstudy.grid import Cell, Sweep
 from refstudy.identity import fingerprint
 from refstudy.recipes import Recipe
@@ -75,6 +76,19 @@ def _entries(sweep: Sweep, cell: Cell) -> Iterator[tuple[str, spec.Resources | N
     start = entry.start if isinstance(entry, spec.RewardJudgeEntry) else None
     if start is not None and isinstance(judge, recipes.RewardJudge):
         yield "judge.start.resources", start.resources, judge.model
+    for each in cell.evaluations:
+        yield from _evaluation_entries(sweep, cell, each)
+
+
+def _evaluation_entries(sweep: Sweep, cell: Cell, of: Evaluation) -> Iterator[tuple[str, spec.Resources | None, Recipe | None]]:
+    """The models behind an evaluation set: its baseline's, and the one that its own judge is trained from."""
+    key, baseline = f"eval.{of.name}", of.verdicts.baseline
+    if of.name in cell.set_resources and isinstance(baseline, recipes.Completions):
+        yield f"{key}.baseline.resources", cell.set_resources[of.name], baseline.source
+    entry, judge = sweep.spec.eval[of.name].judge, of.verdicts.judge
+    start = entry.start if isinstance(entry, spec.RewardJudgeEntry) else None
+    if start is not None and isinstance(judge, recipes.RewardJudge):
+        yield f"{key}.judge.start.resources", start.resources, judge.model
 
 
 def _starts(model: Recipe) -> Iterator[Recipe]:

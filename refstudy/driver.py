@@ -121,7 +121,7 @@ class _Run:
             )
             ready = self._without_failed(pending, self._make(shared))
             if ready:
-                self._try(ready)
+                self._try(plan.rivals_first(ready))
             self._pass_references()
 
     def _expect(self, pending: list[Cell], shared: list[Recipe]) -> None:

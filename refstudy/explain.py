@@ -39,11 +39,13 @@ def nearest(cell: Cell, records: Iterable[Record]) -> Nearest | None:
 
 def work(cell: Cell, store: Store) -> str:
     """What the cell's trial would do with what the store has."""
+    if sets := plan.retrained_for(cell, store):
+        return f"train again, since its policy was not kept, to answer evaluation set {', '.join(sets)}; then judge and record"
     if plan.trains(cell, store):
         return "train, generate, judge and record"
-    if not store.has(cell.completions):
+    if not all(store.has(each) for each in cell.answers):
         return "generate, judge and record: its policy was kept"
-    if not store.has(cell.verdicts):
+    if not all(store.has(each) for each in (cell.verdicts, *(of.verdicts for of in cell.evaluations))):
         return "judge and record: its answers are made already"
     return "only record: everything is made already"
 

@@ -7,13 +7,14 @@ import difflib
 import itertools
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from refstudy import entries, judge_entries, recipes, scorers, spec, sweepfile
+from refstudy import entries, evaluations, judge_entries, recipes, scorers, spec, sweepfile
 from refstudy.entries import Place
 from refstudy.errors import SpecError
+from refstudy.evaluations import Evaluation
 from refstudy.identity import fingerprint
 from refstudy.spec import Spec
 from refstudy.spec_values import SEEDS
@@ -50,11 +51,19 @@ class Cell:
     divergence: recipes.Divergence
     token_shifts: recipes.TokenShifts | None
     """Measured when the policy is trained, and no goal; None: not asked for."""
+    evaluations: tuple[Evaluation, ...] = ()
+    """What the cell is judged on beside the sweep's own prompts."""
+    rivals: "tuple[Cell, ...]" = ()
+    """The cells whose answers are its baseline on some evaluation set; these have no rivals themselves here."""
     keep: str
     resources: spec.Resources
     policy_resources: spec.Resources | None = None
     """What the policy's entry asks for where its models and answers are made; None: nothing of its own."""
     reference_resources: spec.Resources | None = None
+    answering: recipes.Model | recipes.ChatServer | None = None
+    """What gives the reference's own answers; None: the reference only scores."""
+    set_resources: dict[str, spec.Resources] = field(default_factory=dict)
+    """What the baselines of evaluation sets ask for where their answers are made, by the set's name."""
 
     @property
     def id(self) -> str:
@@ -78,7 +87,15 @@ class Cell:
     @property
     def goals(self) -> tuple[recipes.Recipe, ...]:
         """What the store has of a finished cell."""
-        return (self.log, self.completions, self.divergence, self.verdicts)
+        judged = [goal for each in self.evaluations for goal in (each.completions, each.verdicts)]
+        whole = (self.log, self.completions, self.divergence, self.verdicts, *judged)
+        return tuple({fingerprint(goal): goal for goal in whole}.values())
+
+    @property
+    def answers(self) -> tuple[recipes.Completions, ...]:
+        """All that the cell's policy answers, each once; the sweep's own prompts first."""
+        every = (self.completions, *(each.completions for each in self.evaluations))
+        return tuple({fingerprint(each): each for each in every}.values())
 
     @property
     def label(self) -> str:
@@ -161,7 +178,7 @@ class _Column:
 
     def __init__(self, variant: Spec, start: recipes.Model, system: str | None, seed: int, place: Place) -> None:
         self.spec, self.start, self.seed, self.place = variant, start, seed, place
-        data, generate = variant.data, variant.generate
+        data = variant.data
         self.system = system
         self.columns: dict[str, scorers.Column] = {}
         self.token_pairs = self._token_pairs(entries.pairs(data, start, seed, place))
@@ -171,18 +188,19 @@ class _Column:
         self.prompts = entries.prompts(data, place)
         self.judge = judge_entries.judge(variant.judge, data, place)
         self.train = entries.dpo_training(variant.train)
-        self.sampling = [
-            recipes.Sampling(
-                max_new_tokens=generate.max_new_tokens,
-                temperature=float(generate.temperature),
-                top_p=float(generate.top_p),
-                seed=seed,
-                draw=draw,
-                system=self.system,
-            )
-            for draw in (0, 1)
-        ]
+        self.sampling = [self._sampling(variant.generate, None, draw) for draw in (0, 1)]
         self.baseline = self.completions(start, 1)
+        self.sets = list(evaluations.sets(variant, start, self._sampling, place))
+
+    def _sampling(self, generate: spec.GenerateEntry, system: str | None, draw: int) -> recipes.Sampling:
+        return recipes.Sampling(
+            max_new_tokens=generate.max_new_tokens,
+            temperature=float(generate.temperature),
+            top_p=float(generate.top_p),
+            seed=self.seed,
+            draw=draw,
+            system=self.system if system is None else system,
+        )
 
     def _token_pairs(self, pairs: recipes.MiniaturePairs | recipes.Preferences) -> recipes.TokenPairs:
         return recipes.TokenPairs(pairs=pairs, policy=self.start, max_length=self.spec.train.max_length, system=self.system)
@@ -196,6 +214,21 @@ class _Column:
         return recipes.Completions(source=model, prompts=self.prompts, sampling=self.sampling[draw])
 
     def cell(self, policy: str, reference: str, beta: float, settings: dict[str, Any]) -> Cell:
+        cell = self._cell(policy, reference, beta, settings)
+        rivals = {
+            each.name: self._cell(policy, each.baseline.reference, float(each.baseline.beta), settings)
+            for each in self.sets
+            if isinstance(each.baseline, spec.CellBaseline)
+        }
+        judged = tuple(each.evaluation(cell.dpo, rivals[each.name].dpo if each.name in rivals else None) for each in self.sets)
+        others = {rival.id: replace(rival, evaluations=self._unrivalled(rival)) for rival in rivals.values() if rival.id != cell.id}
+        return replace(cell, evaluations=judged, rivals=tuple(others.values()))
+
+    def _unrivalled(self, rival: Cell) -> tuple[Evaluation, ...]:
+        """The evaluations of a cell that is a baseline, for what it answers: each against itself where another cell stands."""
+        return tuple(each.evaluation(rival.dpo, rival.dpo) for each in self.sets)
+
+    def _cell(self, policy: str, reference: str, beta: float, settings: dict[str, Any]) -> Cell:
         entry = self.spec.references[reference]
         column = self.columns.get(reference)
         if column is None:
@@ -218,6 +251,8 @@ class _Column:
             token_shifts=self._token_shifts(dpo),
             keep=self.spec.keep,
             resources=self.spec.resources.trial,
+            answering=scorers.answering(entry, column.scorer),
+            set_resources={each.name: each.resources for each in self.sets if each.resources is not None},
             policy_resources=self.spec.policies[policy].resources,
             reference_resources=getattr(entry, "resources", None),  # constants, files, mixtures and the like take none
         )

@@ -68,7 +68,7 @@ def recipe_of(given: Given, cell: Cell) -> recipes.Verdicts:
 def answers_of(given: Given, cell: Cell) -> recipes.AnyAnswers:
     """What was brought as answers to the prompts of `cell`; a checkpoint draws them as the cell's policy does."""
     if given.outputs is not None:
-        return recipes.Imported(source=file(given.outputs), prompts=cell.completions.prompts, tokens_of=cell.dpo.start)
+        return recipes.Answers(source=file(given.outputs), prompts=cell.completions.prompts, tokens_of=cell.dpo.start)
     if given.checkpoint is not None:
         model = local(given.checkpoint, given.template)
         return recipes.Completions(source=model, prompts=cell.completions.prompts, sampling=cell.completions.sampling)

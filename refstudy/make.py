@@ -15,15 +15,18 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from refstudy import (
+    chat,
     checkpoints,
     data,
     divergence,
     generation,
+    given_answers,
     models,
     outputs,
     pretraining,
     recipes,
     reference_tables,
+    served_answers,
     tables,
     texts,
     token_pairs,
@@ -55,7 +58,7 @@ from refstudy.passes import Shard
 from refstudy.recipes import Recipe
 from refstudy.shelf import Policy, Shelf, load_policy
 from refstudy.store import Claim, Store, write_json
-from refstudy.texts import Completion, Message, Pair
+from refstudy.texts import Completion, Message, Pair, Prompt
 from refstudy.training import dpo, reward_model, sft
 
 
@@ -133,12 +136,14 @@ def _write(recipe: Recipe, store: Store, folder: Path, emit: Emit, shelf: Shelf)
             reference_tables.write_completions(recipe, store, folder, emit, shelf)
         case recipes.Table():
             reference_tables.write_pairs(recipe, store, folder, emit, shelf)
+        case recipes.Completions(source=recipes.ChatServer()):
+            texts.write_lines(folder / COMPLETIONS, _served_answers(recipe, store, emit))
         case recipes.Completions():
-            texts.write_lines(folder / COMPLETIONS, _answers(recipe, store, shelf.take(recipe.source), emit))
-        case recipes.Imported():
-            texts.write_lines(folder / COMPLETIONS, _counted(recipe, store))
+            texts.write_lines(folder / COMPLETIONS, _answers(recipe, store, shelf.take(_own_model(recipe)), emit))
+        case recipes.Answers():
+            texts.write_lines(folder / COMPLETIONS, _given_answers(recipe, store))
         case recipes.Divergence():
-            _write_divergence(recipe, store, folder, shelf.take(recipe.completions.source), emit)
+            _write_divergence(recipe, store, folder, shelf.take(_own_model(recipe.completions)), emit)
         case recipes.Verdicts():
             _write_verdicts(recipe, store, folder, emit)
         case _:
@@ -174,16 +179,25 @@ def answers(recipe: recipes.Completions, store: Store, policy: Policy | None, em
     """Publishes the policy's answers, unless the store has them; `policy` None: its weights are in the store."""
 
     def write(claim: Claim) -> None:
-        texts.write_lines(claim.folder / COMPLETIONS, _answers(recipe, store, policy or load_policy(recipe.source, store), emit))
+        source = policy or load_policy(_own_model(recipe), store)
+        texts.write_lines(claim.folder / COMPLETIONS, _answers(recipe, store, source, emit))
 
     publish(store, recipe, write)
+
+
+def answers_to_sets(cell: Cell, store: Store, policy: Policy | None, emit: Emit) -> None:
+    """Publishes the policy's answers to all evaluation sets that the store lacks; a kept policy is loaded once for all of them."""
+    for each in cell.answers:
+        if not store.has(each):
+            policy = policy or load_policy(cell.dpo, store)
+            answers(each, store, policy, emit)
 
 
 def divergence_of(recipe: recipes.Divergence, store: Store, policy: Policy | None, emit: Emit) -> None:
     """Publishes the KL of the answers' policy to the reference, unless the store has it."""
 
     def write(claim: Claim) -> None:
-        source = policy or load_policy(recipe.completions.source, store)
+        source = policy or load_policy(_own_model(recipe.completions), store)
         _write_divergence(recipe, store, claim.folder, source, emit)
 
     publish(store, recipe, write)
@@ -307,9 +321,41 @@ def _answers(recipe: recipes.Completions, store: Store, policy: Policy, emit: Em
     return generation.generate(policy.model, policy.tokenizer, prompts, recipe.sampling, emit, policy.system_role)
 
 
-def _counted(recipe: recipes.Imported, store: Store) -> list[Completion]:
-    tokenizer = models.load_tokenizer(checkpoints.checkpoint(recipe.tokens_of, store))
-    return outputs.completions(recipe.source, read_prompts(recipe.prompts, store), tokenizer)
+def _own_model(recipe: recipes.Completions) -> recipes.Model:
+    """The model that answers, which must be one that is loaded here."""
+    assert not isinstance(recipe.source, recipes.ChatServer)
+    return recipe.source
+
+
+def _served_answers(recipe: recipes.Completions, store: Store, emit: Emit) -> list[Completion]:
+    assert isinstance(recipe.source, recipes.ChatServer)
+    assert recipe.tokens_of is not None
+    prompts = read_prompts(recipe.prompts, store)
+    found = served_answers.answers(recipe.source, prompts, recipe.sampling, store.partial(recipe), emit)
+    return _as_text(prompts, [(each.text, each.terminated) for each in found], recipe.tokens_of, store)
+
+
+def _given_answers(recipe: recipes.Answers, store: Store) -> list[Completion]:
+    prompts = read_prompts(recipe.prompts, store)
+    if isinstance(recipe.source, recipes.File):
+        tokenizer = models.load_tokenizer(checkpoints.checkpoint(recipe.tokens_of, store))
+        return outputs.completions(recipe.source, prompts, tokenizer)
+    return _as_text(prompts, [(text, True) for text in given_answers.texts(recipe, prompts)], recipe.tokens_of, store)
+
+
+def _as_text(prompts: list[Prompt], answered: list[tuple[str, bool]], tokens_of: recipes.Model, store: Store) -> list[Completion]:
+    """Answers known as (text, whether it ended), counted in the tokens of a model that did not write them."""
+    tokenizer = models.load_tokenizer(checkpoints.checkpoint(tokens_of, store))
+    return [
+        Completion(
+            prompt_id=prompt.prompt_id,
+            text=text,
+            token_ids=chat.text_ids(tokenizer, text, terminated),
+            terminated=terminated,
+            logp_sum_nats=None,
+        )
+        for prompt, (text, terminated) in zip(prompts, answered, strict=True)
+    ]
 
 
 def _write_divergence(recipe: recipes.Divergence, store: Store, folder: Path, policy: Policy, emit: Emit) -> None:

@@ -15,7 +15,7 @@ from refstudy.store import Store
 GIVEN = (
     *(recipes.Hub, recipes.Local, recipes.Adapter, recipes.Rounded, recipes.GoldJudge, recipes.RewardJudge, recipes.LlmJudge),
     *(recipes.VotesJudge, recipes.AnnotationsJudge, recipes.PluginJudge),
-    *(recipes.Constant, recipes.Prior, recipes.Column, recipes.Server, recipes.Mixture, recipes.Derived),
+    *(recipes.Constant, recipes.Prior, recipes.Column, recipes.Server, recipes.Mixture, recipes.Derived, recipes.ChatServer),
 )
 """Recipes that name what exists elsewhere or only combine others: nothing is made for them."""
 
@@ -95,12 +95,25 @@ def is_made(cell: Cell, store: Store) -> bool:
     return all(store.has(goal) for goal in cell_goals(cell))
 
 
+def is_judged(cell: Cell, store: Store) -> bool:
+    """Whether all is made for the sweep's own prompts, whatever evaluation sets still lack."""
+    return all(store.has(goal) for goal in (cell.log, cell.completions, cell.divergence, cell.verdicts))
+
+
 def shared(cells: Iterable[Cell], store: Store) -> list[Recipe]:
     """What must be made before the trials of `cells`: all that they need and do not make themselves."""
     cells = list(cells)
-    own = {fingerprint(each) for cell in cells for each in (*cell_goals(cell), cell.dpo)} - _guides(cells)
+    tried = [*cells, *(rival for cell in cells for rival in cell.rivals)]
+    own = {fingerprint(each) for cell in tried for each in (*cell_goals(cell), cell.dpo)} - _guides(cells)
     goals = [goal for cell in cells for goal in cell_goals(cell)]
     return missing(goals, store, except_for=lambda recipe: fingerprint(recipe) in own)
+
+
+def rivals_first(cells: Iterable[Cell]) -> list[Cell]:
+    """The cells, those first whose answers others are judged against: no trial then waits for long, or trains another's policy."""
+    cells = list(cells)
+    rivals = {rival.id for cell in cells for rival in cell.rivals}
+    return sorted(cells, key=lambda cell: cell.id not in rivals)
 
 
 def _guides(cells: list[Cell]) -> set[str]:
@@ -111,39 +124,46 @@ def _guides(cells: list[Cell]) -> set[str]:
 
 def trains(cell: Cell, store: Store) -> bool:
     """Whether the cell's trial has to train: its policy is gone and something that only the policy can give is missing."""
-    return not store.has(cell.dpo) and not all(store.has(each) for each in (cell.log, cell.completions, cell.divergence))
+    return not store.has(cell.dpo) and not all(store.has(each) for each in (cell.log, *cell.answers, cell.divergence))
+
+
+def retrained_for(cell: Cell, store: Store) -> list[str]:
+    """The evaluation sets for whose answers alone the cell's policy is trained again: it was not kept."""
+    if store.has(cell.dpo) or not all(store.has(each) for each in (cell.log, cell.completions, cell.divergence)):
+        return []
+    return [each.name for each in cell.evaluations if not store.has(each.completions)]
 
 
 def reference_passes(cells: Iterable[Cell], store: Store) -> list[list[Recipe]]:
     """What is scored after the cells, grouped so that each group loads one reference once.
 
     A group holds the reference's own answers and verdicts (unless the judge knows given answers only) and its log-probs of every
-    cell's answers (KL to the reference); of a server the log-probs alone, since a completions server is asked to score, not to
-    answer. Cells without answers, such as those that failed, are left out, and references that are neither model nor server: these
-    can score no new text.
+    cell's answers (KL to the reference); of a server its own answers only where it is said to give some. Cells without answers,
+    such as those that failed, are left out, and references that neither answer nor score new text.
     """
     groups: dict[str, list[Recipe]] = {}
     for cell in cells:
-        if not store.has(cell.completions):
-            continue
         reference = cell.dpo.table.scorer
-        if not isinstance(reference, recipes.Model | recipes.Server):
+        if not store.has(cell.completions) or not isinstance(reference, recipes.Model | recipes.Server):
             continue
         group = groups.setdefault(fingerprint(reference), [])
-        table = recipes.Table(scorer=reference, texts=cell.completions)
-        answers_itself = isinstance(reference, recipes.Model) and not isinstance(cell.verdicts.judge, recipes.GIVEN_ONLY)
+        answers_itself = cell.answering is not None and not isinstance(cell.verdicts.judge, recipes.GIVEN_ONLY)
         if answers_itself and own_verdicts(cell) not in group:
             group += missing([own_verdicts(cell)], store)
+        table = recipes.Table(scorer=reference, texts=cell.completions)
         if not store.has(table):
             group.append(table)
     return [list({fingerprint(each): each for each in group}.values()) for group in groups.values() if group]
 
 
 def own_verdicts(cell: Cell) -> recipes.Verdicts:
-    """The verdicts on the cell's reference itself, which must be a model: its own answers against the cell's baseline."""
-    reference = cell.dpo.table.scorer
-    assert isinstance(reference, recipes.Model)
-    answers = recipes.Completions(source=reference, prompts=cell.completions.prompts, sampling=cell.completions.sampling)
+    """The verdicts on the cell's reference itself, which must be one that answers: its own answers against the cell's baseline."""
+    reference = cell.answering
+    assert reference is not None
+    tokens_of = cell.dpo.start if isinstance(reference, recipes.ChatServer) else None
+    answers = recipes.Completions(
+        source=reference, prompts=cell.completions.prompts, sampling=cell.completions.sampling, tokens_of=tokens_of
+    )
     return recipes.Verdicts(candidate=answers, baseline=cell.verdicts.baseline, judge=cell.verdicts.judge)
 
 
@@ -187,11 +207,19 @@ def title(recipe: Recipe) -> str:
             return f"{recipe.keep} of {title(recipe.of)}"
         case recipes.Selection():
             return f"pairs selected by {title(recipe.of)}"
+        case recipes.ChatServer():
+            return f"{recipe.model} (server)"
         case recipes.Completions():
             return f"answers of {title(recipe.source)}"
-        case recipes.Imported():
-            return f"answers in {Path(recipe.source.path).name}"
+        case recipes.Answers(source=source):
+            return "chosen answers" if source is None else f"answers of {_data_name(source)}"
         case recipes.Verdicts():
             return f"verdicts on {title(recipe.candidate)}"
         case _:
             return kind(recipe).replace("_", " ")
+
+
+def _data_name(source: recipes.File | recipes.HubData) -> str:
+    if isinstance(source, recipes.HubData) and not source.path:
+        return source.dataset
+    return Path(source.path).name

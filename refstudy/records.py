@@ -50,6 +50,9 @@ FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
 }
 """Every field of a record: the types it may have, and what stands there while nothing is known."""
 
+OPTIONAL: dict[str, tuple[type, ...]] = {"evaluations": (dict,)}
+"""Fields that only some records have; `evaluations`: {set: {"measures", "degenerate", "reason", "recipes", "recipe"}}."""
+
 MEASURED = {
     "win_rate": "win_rate",
     "win_rate_se": "win_rate_se",
@@ -255,11 +258,29 @@ def _fault(record: dict[str, Any]) -> str | None:
             return f"it lacks {name!r}"
         if not isinstance(record[name], types) or (isinstance(record[name], bool) and bool not in types):
             return f"{name!r} is {record[name]!r:.80}; expected {' or '.join(each.__name__ for each in types)}"
+    for name, types in OPTIONAL.items():
+        if not isinstance(record.get(name, {}), types):
+            return f"{name!r} is {record[name]!r:.80}; expected {' or '.join(each.__name__ for each in types)}"
     if record["schema"] != SCHEMA:
         return f"its schema is {record['schema']}; this version reads {SCHEMA}"
     if record["status"] not in STATUSES:
         return f"its status is {record['status']!r:.80}; expected one of {', '.join(STATUSES)}"
-    wrong = [name for name, value in record["measures"].items() if isinstance(value, bool) or not isinstance(value, NUMBER)]
+    return _measures_fault(record)
+
+
+def _measures_fault(record: dict[str, Any]) -> str | None:
+    """Which measures, of the sweep's own prompts or of an evaluation set, are no numbers."""
+    of_sets = record.get("evaluations", {})
+    for name, each in of_sets.items():
+        if not isinstance(each, dict) or not isinstance(each.get("measures"), dict) or not isinstance(each.get("recipes"), dict):
+            return f"its evaluation {name!r} is no object with measures and recipes"
+    found = {"": record["measures"], **{f"{name}/": each["measures"] for name, each in of_sets.items()}}
+    wrong = [
+        f"{prefix}{name}"
+        for prefix, measures in found.items()
+        for name, value in measures.items()
+        if isinstance(value, bool) or not isinstance(value, NUMBER)
+    ]
     return f"the measures {wrong} are no numbers" if wrong else None
 
 

@@ -42,7 +42,7 @@ def kl_to_reference(cell: Cell, store: Store) -> dict[str, float]:
         return {}
     table = tables.read_completions(store.path(recipe))
     answers = texts.read_completions(store.path(cell.completions) / "completions.jsonl")
-    by_id = {answer.prompt_id: answer.logp_sum_nats for answer in answers}
+    by_id = {answer.prompt_id: answer.logp_sum_nats for answer in answers if answer.logp_sum_nats is not None}
     of = divergence.sampled([by_id[prompt_id] for prompt_id in table.prompt_ids], table.logp_sum, table.answer_bytes)
     found = {
         "kl_reference_nats": of.nats_per_answer,
@@ -57,7 +57,7 @@ def _own_scores(cells: list[Cell], store: Store) -> list[dict[str, Any]]:
     scores: dict[str, dict[str, Any]] = {}
     rows = {}
     for cell in cells:
-        if not isinstance(cell.dpo.table.scorer, recipes.Model):
+        if cell.answering is None:
             continue  # a constant, a column or a mixture answers nothing
         recipe = plan.own_verdicts(cell)
         if not store.has(recipe):

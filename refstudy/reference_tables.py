@@ -133,6 +133,7 @@ def _speaker(scorer: recipes.Scorer, store: Store, shelf: Shelf) -> Speaker:
 def _drawn_with(texts: recipes.Completions, store: Store) -> Speaker:
     """How a policy speaks whose weights may be gone: as its start does."""
     source = texts.source
+    assert not isinstance(source, recipes.ChatServer)  # a served model's text has no tokens drawn, and no table is made of it
     at = checkpoints.checkpoint(source.start if isinstance(source, recipes.Dpo) else source, store)
     return Speaker(models.load_tokenizer(at), at.system_role, at)
 

@@ -6,7 +6,7 @@ Invariant: everything about a run that is no artefact lies in this one folder; t
 from dataclasses import dataclass
 from pathlib import Path
 
-from refstudy import entries, records, spec, sweepfile
+from refstudy import entries, recipes, records, spec, sweepfile
 from refstudy.entries import Place
 from refstudy.errors import SpecError
 from refstudy.grid import Cell, Sweep
@@ -71,6 +71,8 @@ def begin(results: Results, sweep: Sweep, cells: list[Cell]) -> None:
         "provenance": provenance(),
         "cells": [cell.row for cell in cells],
     }
+    if sweep.spec.eval:
+        content["evaluation_sets"] = list(sweep.spec.eval)
     records.write_sweep(results.folder, content)
 
 
@@ -133,14 +135,23 @@ def holding(wanted: str, root: Path) -> Results:
 
 def pending(results: Results, cells: list[Cell], again: bool) -> list[Cell]:
     """The cells without a finished record, or without what a finished cell has in the store; failed ones only if `again`."""
-    known = {record["cell_id"]: record["status"] for record in records.read_records(results.folder)}
+    known = {record["cell_id"]: record for record in records.read_records(results.folder)}
     return [each for each in cells if _is_pending(each, known.get(each.id), results.store, again)]
 
 
-def _is_pending(cell: Cell, status: str | None, store: Store, again: bool) -> bool:
-    if status == "done":
-        return not all(store.has(goal) for goal in cell.goals)
-    return again or status != "failed"
+def is_finished(cell: Cell, record: Record | None, store: Store) -> bool:
+    """Whether the record says done and tells of each evaluation set as it is now, and the store has all that it speaks of."""
+    if record is None or record["status"] != "done":
+        return False
+    told = {name: each["recipes"].get("verdicts") for name, each in record.get("evaluations", {}).items()}
+    says_all = all(told.get(each.name) == fingerprint(each.verdicts) for each in cell.evaluations)
+    return says_all and all(store.has(goal) for goal in cell.goals)
+
+
+def _is_pending(cell: Cell, record: Record | None, store: Store, again: bool) -> bool:
+    if record is not None and record["status"] == "failed":
+        return again
+    return not is_finished(cell, record, store)
 
 
 def heading(cell: Cell) -> Record:
@@ -151,9 +162,24 @@ def heading(cell: Cell) -> Record:
     ids = {name: fingerprint(part) for name, part in zip(names, parts, strict=True)}
     if cell.token_shifts is not None:
         ids["token_shifts"] = fingerprint(cell.token_shifts)
-    return {
+    told: set[str] = set()
+    heading = {
         **cell.row,
         "labels": cell.labels,
         "recipes": ids,
-        "recipe": describe(cell.verdicts),
+        "recipe": describe(cell.verdicts, told),
+    }
+    sets = {each.name: _set_heading(each.verdicts, told) for each in cell.evaluations}
+    return heading | ({"evaluations": sets} if sets else {})
+
+
+def _set_heading(verdicts: recipes.Verdicts, told: set[str]) -> Record:
+    """What a record says of an evaluation set before it is measured; recipes that are `told` already stand there by id."""
+    parts = {"completions": verdicts.candidate, "baseline": verdicts.baseline, "verdicts": verdicts}
+    return {
+        "measures": {},
+        "degenerate": None,
+        "reason": None,
+        "recipes": {name: fingerprint(part) for name, part in parts.items()},
+        "recipe": describe(verdicts, told - {fingerprint(part) for part in parts.values()}),
     }

@@ -42,6 +42,23 @@ def column(name: str, around: Surroundings) -> Column:
     return Column(scorer(name, around), around.pairs)
 
 
+def answering(entry: spec.Reference, scorer: recipes.Scorer) -> recipes.Model | recipes.ChatServer | None:
+    """What answers prompts for a reference: its model, or its server if the entry says so; None for one that only scores."""
+    if isinstance(scorer, recipes.Model):
+        return scorer
+    if not isinstance(entry, spec.ServerReference) or not entry.answers:
+        return None
+    return recipes.ChatServer(
+        model=entry.model,
+        revision=entry.revision,
+        base_url=entry.base_url.rstrip("/"),
+        concurrency=entry.concurrency,
+        timeout_s=entry.timeout_s,
+        retries=entry.retries,
+        key_variable=entry.key_variable,
+    )
+
+
 def scorer(name: str, around: Surroundings, trail: tuple[str, ...] = ()) -> recipes.Scorer:
     """What scores for the reference called `name`; `trail`: the references that led to it."""
     entry = _entry(name, around, trail)

@@ -185,7 +185,7 @@ def _made(named: _Given, home: _Home, emit: Emit) -> tuple[Side, recipes.AnyAnsw
 def _of_record(named: _Recorded) -> Side:
     """The side by the ids that stand in its record, whatever has become of its sweep file."""
     ids, store, recipe = named.record["recipes"], named.at.store, named.record["recipe"]
-    folder = _artefact(store, ("completions", "imported"), ids.get("completions"))
+    folder = _artefact(store, ("completions", "answers"), ids.get("completions"))
     kind, _, prompts = json.loads((folder / RECIPE).read_bytes())["canonical"]["prompts"]["recipe"].partition(":")
     rows = [vars(each) for each in judges.read(_artefact(store, ("verdicts",), ids.get("verdicts")))]
     return Side(
@@ -234,7 +234,7 @@ def _answers_again(named: _Recorded) -> recipes.AnyAnswers | None:
     candidates: list[recipes.AnyAnswers] = [each.completions for each in named.cells]
     if source.get("type") == "File":
         file = recipes.File(content=source["content"], path="")
-        candidates.append(recipes.Imported(source=file, prompts=cell.completions.prompts, tokens_of=cell.dpo.start))
+        candidates.append(recipes.Answers(source=file, prompts=cell.completions.prompts, tokens_of=cell.dpo.start))
     if source.get("kind") == "local":
         model = recipes.Local(content=source["content"], template=source["template"], system_role=source["system_role"], path="")
         candidates.append(recipes.Completions(source=model, prompts=cell.completions.prompts, sampling=cell.completions.sampling))

@@ -10,6 +10,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from refstudy.errors import SpecError
+from refstudy.spec_eval import (
+    Baseline,
+    CellBaseline,
+    ChosenBaseline,
+    EvalPrompts,
+    FileBaseline,
+    HeldOutEntry,
+    HubBaseline,
+    ModelBaseline,
+    ServerBaseline,
+    StartBaseline,
+)
 from refstudy.spec_judges import (
     AlpacaJudgeEntry,
     GoldJudgeEntry,
@@ -42,6 +54,7 @@ from refstudy.spec_models import (
 from refstudy.spec_values import (
     Count,
     Entry,
+    EvalName,
     FileSource,
     HubSource,
     Name,
@@ -61,16 +74,24 @@ __all__ = [
     "EXECUTION_ONLY",
     "AllResources",
     "AlpacaJudgeEntry",
+    "Baseline",
+    "CellBaseline",
     "CheckpointModel",
+    "ChosenBaseline",
     "ConstantReference",
     "Data",
     "DerivedReference",
+    "EvalEntry",
+    "EvalPrompts",
+    "FileBaseline",
     "FileData",
     "FileReference",
     "FileSource",
     "GenerateEntry",
     "GoldJudgeEntry",
     "GuideEntry",
+    "HeldOutEntry",
+    "HubBaseline",
     "HubData",
     "HubSource",
     "Judge",
@@ -80,6 +101,7 @@ __all__ = [
     "MiniatureData",
     "MiniatureModel",
     "MixtureReference",
+    "ModelBaseline",
     "PairOptions",
     "PluginJudgeEntry",
     "Policy",
@@ -91,10 +113,12 @@ __all__ = [
     "RewardJudgeEntry",
     "RewardTrainEntry",
     "ScratchModel",
+    "ServerBaseline",
     "ServerReference",
     "SftEntry",
     "Source",
     "Spec",
+    "StartBaseline",
     "TokenPrice",
     "TrainEntry",
     "TrainedReference",
@@ -186,6 +210,21 @@ class GenerateEntry(Entry):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
+class EvalEntry(Entry):
+    """Another set of prompts that every cell answers and is judged on; a set trains nothing where policies are kept."""
+
+    prompts: EvalPrompts | None = None
+    """A file or dataset of prompts, or the sweep's held-out pairs; null: the sweep's own evaluation prompts."""
+    baseline: Baseline = StartBaseline(kind="start")
+    """The answers that the cells' are judged against."""
+    generate: GenerateEntry | None = None
+    """How the cells' answers are drawn, and those of a baseline that draws any; null: as the sweep's."""
+    system: str | None = None
+    """System prompt of this set, for cells and baseline; null: the policy's own."""
+    judge: Judge | None = None
+    """null: the sweep's."""
+
+
 # running --------------------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +271,8 @@ class Spec(Entry):
     train: TrainEntry
     generate: GenerateEntry
     judge: Judge
+    eval: dict[EvalName, EvalEntry] = Field(default_factory=dict)
+    """Evaluation sets beside the sweep's own prompts, by name: what they are called in records, wandb and the report."""
     keep: Literal["none", "adapter", "full"] = "none"
     """What is kept of each trained policy; its answers, verdicts and measures always are."""
     resources: AllResources = AllResources()
@@ -265,6 +306,7 @@ EXECUTION_ONLY = {
     "references.*.timeout_s": "how long a request may take",
     "references.*.retries": "how often a request is sent again",
     "references.*.key_variable": "where the API key is found",
+    "references.*.answers": "the reference's own score, made after the cells",
     "*.family": "a label, except for miniature models, where it chooses the language",
     "*.sft.micro_batch": "bounds memory; sums to the same gradient",
     "*.sft.checkpointing": "bounds memory; the same gradient",
@@ -280,6 +322,24 @@ EXECUTION_ONLY = {
     "judge.key_variable": "where the API key is found",
     "judge.price": "what tokens cost",
     "judge.batch_size": "answers of one call; bounds memory",
+    "eval.*.baseline.resources": "where an artefact is made",
+    "eval.*.baseline.base_url": "where a server listens",
+    "eval.*.baseline.concurrency": "requests under way at once",
+    "eval.*.baseline.timeout_s": "how long a request may take",
+    "eval.*.baseline.retries": "how often a request is sent again",
+    "eval.*.baseline.key_variable": "where the API key is found",
+    "eval.*.judge.start.resources": "where an artefact is made",
+    "eval.*.judge.train.micro_batch": "bounds memory; sums to the same gradient",
+    "eval.*.judge.train.checkpointing": "bounds memory; the same gradient",
+    "eval.*.judge.base_url": "where a server listens",
+    "eval.*.judge.limit": "a name for the same limit",
+    "eval.*.judge.concurrency": "requests under way at once",
+    "eval.*.judge.requests_per_minute": "how fast requests are sent",
+    "eval.*.judge.timeout_s": "how long a request may take",
+    "eval.*.judge.retries": "how often a request is sent again",
+    "eval.*.judge.key_variable": "where the API key is found",
+    "eval.*.judge.price": "what tokens cost",
+    "eval.*.judge.batch_size": "answers of one call; bounds memory",
 }
 """Leaves that change no result, with the reason; a test changes every other leaf and expects another id."""
 

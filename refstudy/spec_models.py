@@ -180,6 +180,8 @@ class ServerReference(Entry):
     retries: Natural = 5
     key_variable: Variable = "OPENAI_API_KEY"
     """The environment variable that holds the API key; the key itself stands nowhere."""
+    answers: bool = False
+    """Whether the server also answers the evaluation prompts as a chat server, for the reference's own win rate."""
 
 
 class MixtureReference(Entry):

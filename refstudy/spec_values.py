@@ -35,6 +35,12 @@ def _sweep_name(value: str) -> str:
     return _name(value)
 
 
+def _eval_name(value: str) -> str:
+    if value == "sweep":
+        raise ValueError("that is what the sweep's own prompts are called; expected another name")
+    return _name(value)
+
+
 def _custom(value: str) -> str:
     if value in ("CPU", "GPU", "memory", "object_store_memory"):
         raise ValueError("that is Ray's own, not a custom resource; expected cpus, gpus, or a name of your own")
@@ -52,6 +58,7 @@ Name = Annotated[str, AfterValidator(_name)]
 Variable = Annotated[str, AfterValidator(_variable)]
 """The name of an environment variable that holds a secret."""
 SweepName = Annotated[str, AfterValidator(_sweep_name)]
+EvalName = Annotated[str, AfterValidator(_eval_name)]
 Number = Annotated[float, AfterValidator(_finite)]
 Positive = Annotated[float, Field(gt=0), AfterValidator(_finite)]
 Share = Annotated[float, Field(ge=0, le=1), AfterValidator(_finite)]

@@ -43,11 +43,11 @@ class Completion:
     text: str
     """The answer as text, special tokens left out."""
     token_ids: list[int]
-    """The tokens drawn, with the end token if one was drawn."""
+    """The tokens drawn, with the end token if one was drawn; of answers that came as text the tokens of that text."""
     terminated: bool
-    """Whether the model drew its end token within max_new_tokens."""
-    logp_sum_nats: float
-    """Log-prob of `token_ids` under the model at temperature 1 and full support."""
+    """Whether the model drew its end token within max_new_tokens; of answers from a file always."""
+    logp_sum_nats: float | None
+    """Log-prob of `token_ids` under the model at temperature 1 and full support; None: not known, where only the text is."""
 
 
 REVERSING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")

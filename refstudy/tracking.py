@@ -158,7 +158,12 @@ class Tracker:
 
     def _finish(self, record: dict[str, Any]) -> None:
         about = {name: record.get(name) for name in ("status", "degenerate", "reason", "duration_s")}
-        self._run.summary.update({**record.get("measures", {}), **about})
+        of_sets = {
+            f"eval/{name}/{measure}": value
+            for name, each in record.get("evaluations", {}).items()
+            for measure, value in each["measures"].items()
+        }
+        self._run.summary.update({**record.get("measures", {}), **of_sets, **about})
         self._run.finish(exit_code=0 if record.get("status") == "done" else 1)
 
 

@@ -7,10 +7,13 @@ again, so a cell that needs only a new judge trains nothing.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from refstudy import artefacts, make, plan, records, results
+from refstudy.errors import RefstudyError
+from refstudy.evaluations import Evaluation
 from refstudy.grid import Cell
 from refstudy.measurement import Emit, Measurement, silent
 from refstudy.measures import cell as cell_measures
@@ -27,15 +30,16 @@ def run_trial(cell: Cell, store: Store, folder: Path, emit: Emit = silent) -> Re
 
     Its times are those of making: where the store had everything, an earlier record's times stand.
     """
-    earlier = _times_of_done(folder, cell) if plan.is_made(cell, store) else {}
+    is_made, before = plan.is_made(cell, store), _times_of_done(folder, cell) if plan.is_judged(cell, store) else {}
     with records.running(folder, results.heading(cell)):
         started, clock = now(), _Clock(emit)
         try:
             body = _trial(cell, store, clock, emit)
         except Exception as error:
             body = records.failure(error)
-        timing = {"phases_s": clock.phases_s, "duration_s": sum(clock.phases_s.values()), "started_at": started}
-        record = results.heading(cell) | body | timing | {"finished_at": now(), "provenance": provenance()} | earlier
+        phases_s = clock.phases_s if not before else _joined(before["phases_s"], clock.phases_s)
+        timing = {"phases_s": phases_s, "duration_s": sum(phases_s.values()), "started_at": started, "finished_at": now()}
+        record = results.heading(cell) | body | timing | {"provenance": provenance()} | (before if is_made else {})
         records.write_record(folder, record)
     return record
 
@@ -46,30 +50,73 @@ def _times_of_done(folder: Path, cell: Cell) -> dict[str, Any]:
     return {name: known[0][name] for name in TIMES} if known and known[0]["status"] == "done" else {}
 
 
+def _joined(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
+    """Times by phase of a cell that was judged before and gained an evaluation set: a phase took what it took when it did its
+    work, and evaluation what both runs of it took."""
+    took = {phase: max(before.get(phase, 0.0), now.get(phase, 0.0)) for phase in (*before, *now)}
+    return took | {"evaluate": round(before.get("evaluate", 0.0) + now.get("evaluate", 0.0), 3)}
+
+
 def _trial(cell: Cell, store: Store, clock: "_Clock", emit: Emit) -> Record:
     with _turn(cell, store) as claim:
-        with _training(cell, store) as training:
-            policy = None
-            with clock("train"):
-                if training is not None:
-                    policy = make.train_policy(cell, store, training, emit)
-                elif store.has(cell.dpo):
-                    make.log_of_kept(cell, store)
-            with clock("generate"):
-                make.answers(cell.completions, store, policy, emit)
-            with clock("divergence"):
-                make.divergence_of(cell.divergence, store, policy, emit)
-            if policy is not None and cell.token_shifts is not None:
-                with clock("token_shifts"):
-                    make.token_shifts_of(cell.token_shifts, store, policy, emit)
+        trained = _train_and_answer(cell, store, clock, emit)
         log = artefacts.read_log(cell.log, store)
-        if training is None:
+        if not trained:
             clock.phases_s["train"] = round(sum(log["phases_s"].values()), 3)  # trained before, perhaps for another cell
         with clock("judge"):
             if claim is not None:
                 make.verdicts(cell.verdicts, store, claim, emit)
+        if cell.evaluations:
+            with clock("evaluate"):
+                _evaluate(cell, store, emit)
         with clock("measure"):
             return _measured(cell, store, log)
+
+
+def _train_and_answer(cell: Cell, store: Store, clock: "_Clock", emit: Emit) -> bool:
+    """Makes all that only the cell's policy can give: its log, its answers to every set of prompts, its divergence. Returns
+    whether it was trained for that."""
+    with _training(cell, store) as training:
+        policy = None
+        with clock("train"):
+            if training is not None:
+                policy = make.train_policy(cell, store, training, emit)
+            elif store.has(cell.dpo):
+                make.log_of_kept(cell, store)
+        with clock("generate"):
+            make.answers(cell.completions, store, policy, emit)
+        with clock("divergence"):
+            make.divergence_of(cell.divergence, store, policy, emit)
+        if policy is not None and cell.token_shifts is not None:
+            with clock("token_shifts"):
+                make.token_shifts_of(cell.token_shifts, store, policy, emit)
+        if cell.evaluations:
+            with clock("evaluate"):
+                make.answers_to_sets(cell, store, policy, emit)
+    return training is not None
+
+
+def _evaluate(cell: Cell, store: Store, emit: Emit) -> None:
+    """The verdicts on every evaluation set, after the answers of the cells that are its baseline: of those that have none yet the
+    policy is trained here, and their own trials find it done."""
+    aside = _aside(emit)
+    for rival in cell.rivals:
+        if not all(store.has(each) for each in rival.answers):
+            _train_and_answer(rival, store, _Clock(aside), aside)
+    for each in cell.evaluations:
+        try:
+            make.make(each.verdicts, store, emit)
+        except RefstudyError as error:
+            raise type(error)(f"evaluation set {each.name}: {error}") from error
+
+
+def _aside(emit: Emit) -> Emit:
+    """An emit for work on another cell's policy: it moves the progress, and is no curve of this cell's."""
+
+    def passed_on(measurement: Measurement) -> None:
+        emit(replace(measurement, stage="baseline"))
+
+    return passed_on
 
 
 @contextmanager
@@ -114,13 +161,30 @@ def _measured(cell: Cell, store: Store, log: dict[str, Any]) -> Record:
         training=log["final"],
     )
     is_degenerate, reason = degenerate(measures)
+    sets = {each.name: _measured_set(each, store) for each in cell.evaluations}
+    heading = results.heading(cell).get("evaluations", {})
     return {
         "status": "done",
         "measures": measures,
         "degenerate": is_degenerate,
         "reason": reason,
         "stopped": log.get("stopped"),
+        **({"evaluations": {name: heading[name] | of for name, of in sets.items()}} if sets else {}),
     }
+
+
+def _measured_set(of: Evaluation, store: Store) -> Record:
+    """The measures on an evaluation set: all but those of training and divergence, and the label that they give."""
+    measures = cell_measures.measure(
+        prompts=artefacts.read_prompts(of.completions.prompts, store),
+        candidates=artefacts.read_completions(of.completions, store),
+        baselines=artefacts.read_completions(of.verdicts.baseline, store),
+        verdicts=artefacts.read_verdicts(of.verdicts, store),
+        divergences=[],
+        training={},
+    )
+    is_degenerate, reason = degenerate(measures)
+    return {"measures": measures, "degenerate": is_degenerate, "reason": reason}
 
 
 class _Clock:
@@ -137,4 +201,4 @@ class _Clock:
         try:
             yield
         finally:
-            self.phases_s[phase] = round(time.perf_counter() - start, 3)
+            self.phases_s[phase] = round(self.phases_s.get(phase, 0.0) + time.perf_counter() - start, 3)

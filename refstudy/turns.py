@@ -39,16 +39,17 @@ def preference(values: Values) -> tuple[list[Message], str, str]:
 
 
 def prompt(values: Values) -> list[Message]:
-    """The conversation up to the user's last turn: of `prompt` (text, transcript or messages), else `messages`, else `instruction`.
+    """The conversation up to the user's last turn: of `prompt` (text, transcript or messages), else `messages`, `instruction` or
+    `turns` (Arena-Hard's and MT-Bench's form, here of one turn).
 
     The answer at the end of a `messages` column is left out. An absent prompt is the empty list.
     """
-    for column in ("prompt", "messages", "instruction"):
+    for column in ("prompt", "messages", "instruction", "turns"):
         if column in values:
-            given = values[column]
+            given = _one_turn(values[column]) if column == "turns" else values[column]
             break
     else:
-        raise DataError(f"there is no prompt, messages or instruction column (found: {_names(values)})")
+        raise DataError(f"there is no prompt, messages, instruction or turns column (found: {_names(values)})")
     messages = _prompt_messages(given, column)
     if column == "messages" and messages and messages[-1]["role"] == "assistant":
         messages = messages[:-1]
@@ -159,6 +160,19 @@ def _answer(messages: list[Message], column: str) -> str:
         roles = ", ".join(message["role"] for message in messages)
         raise DataError(f"{column} goes on with {len(messages)} messages ({roles}) after the prompt; expected one of the assistant")
     return messages[0]["content"]
+
+
+def _one_turn(turns: Any) -> str:
+    """The user's only turn out of a list of texts or of objects with `content`."""
+    texts = [each.get("content") if isinstance(each, dict) else each for each in turns] if isinstance(turns, list) else []
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"turns is {_type(turns)}; expected a list of texts, or of objects with content")
+    if len(texts) > 1:
+        raise DataError(
+            f"turns has {len(texts)} of the user's turns, each to be answered in its place, which is not done here; expected one, "
+            "or `messages` with the assistant's answers between them"
+        )
+    return str(texts[0])
 
 
 def _completion(values: Values) -> str:

@@ -32,6 +32,7 @@ class Served:
     """(request, answer) -> the answer to be sent."""
     asked: list[Body] = field(default_factory=list)
     base_url: str = ""
+    path: str = "/v1/completions"
     lock: Any = field(default_factory=threading.Lock)
 
     drawn: set[tuple[int, ...]] = field(default_factory=set)

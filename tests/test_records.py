@@ -48,6 +48,13 @@ def test_record_is_read_back_as_written_with_every_field(tmp_path):
     assert [each.name for each in (tmp_path / "cells").iterdir()] == ["a1.json"]
 
 
+def test_record_of_an_evaluation_set_is_read_back_and_its_undefined_measures_are_null(tmp_path):
+    write_record(tmp_path, done(evaluations={"alpaca": {"measures": {"win_rate": 0.4, "seq_rep_4": math.nan}, "recipes": {}}}))
+    (record,) = read_records(tmp_path)
+    assert record["evaluations"] == {"alpaca": {"measures": {"win_rate": 0.4, "seq_rep_4": None}, "recipes": {}}}
+    assert set(record) == {*records.FIELDS, *records.OPTIONAL}
+
+
 def test_undefined_measure_is_written_as_null(tmp_path):
     write_record(tmp_path, done(measures={"win_rate": math.nan, "length_tokens_mean": math.inf}))
     assert read_records(tmp_path)[0]["measures"] == {"win_rate": None, "length_tokens_mean": None}
@@ -61,6 +68,9 @@ def test_undefined_measure_is_written_as_null(tmp_path):
         {"measures": {"win_rate": True}},
         {"beta": "0.1"},
         {"seed": False},
+        {"evaluations": []},
+        {"evaluations": {"alpaca": {"measures": {}}}},
+        {"evaluations": {"alpaca": {"measures": {"win_rate": "high"}, "recipes": {}}}},
     ],
 )
 def test_wrong_record_is_refused_before_it_is_written(tmp_path, wrong):

@@ -27,6 +27,7 @@ RECORD = {
     "degenerate": False,
     "reason": None,
     "duration_s": 14.0,
+    "evaluations": {"alpaca": {"measures": {"win_rate": 0.4}, "recipes": {}}},
 }
 
 BLOCK, HEADER = 32768, 7
@@ -103,7 +104,7 @@ def test_offline_run_file_holds_config_steps_summary_and_group(tmp_path, monkeyp
     for each in records:
         if each.WhichOneof("record_type") == "summary":
             summary.update({item.key: json.loads(item.value_json) for item in each.summary.update})
-    assert (summary["win_rate"], summary["status"]) == (0.71, "done")
+    assert (summary["win_rate"], summary["eval/alpaca/win_rate"], summary["status"]) == (0.71, 0.4, "done")
     assert summary["reference/intercept_over_residual_spread"] == 0.45
     assert [each.exit.exit_code for each in records if each.WhichOneof("record_type") == "exit"] == [0]
     (table,) = (tmp_path / "wandb").glob("offline-run-*/files/media/table/*.json")

@@ -129,10 +129,26 @@ def test_transcript_with_a_repeated_speaker_keeps_the_marker_as_that_speakers_te
         {"messages": [ASK]},
         {"messages": [ASK, says("A")]},
         {"instruction": "Why?"},
+        {"turns": ["Why?"], "question_id": 81, "category": "writing"},
+        {"turns": [{"content": "Why?"}], "question_id": "ab", "cluster": "c"},
     ],
 )
 def test_prompt_in_each_accepted_form_is_the_same(row):
     assert turns.prompt(row) == [ASK]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["Why?", "And then?"], "turns has 2 of the user's turns, each to be answered in its place"),
+        ([], "turns is a list; expected a list of texts"),
+        ("Why?", "turns is a str; expected a list of texts"),
+        ([{"text": "Why?"}], "expected a list of texts, or of objects with content"),
+    ],
+)
+def test_turns_that_are_not_one_question_are_refused(given, words):
+    with pytest.raises(DataError, match=words):
+        turns.prompt({"turns": given})
 
 
 def test_prompt_without_a_known_column_is_refused_with_those_found():

@@ -8,7 +8,6 @@ the reason. RESULT_VERSION of a kind rises when its code gives other results; a 
 from collections.abc import Iterable, Iterator
 
 from refstudy.identity import fingerprint, nested
-from refstudy.recipes.imported import Imported as Imported
 from refstudy.recipes.judges import GIVEN_ONLY as GIVEN_ONLY
 from refstudy.recipes.judges import AnnotationsJudge as AnnotationsJudge
 from refstudy.recipes.judges import GoldJudge as GoldJudge
@@ -50,6 +49,8 @@ from refstudy.recipes.values import HubData as HubData
 from refstudy.recipes.values import Lora as Lora
 from refstudy.recipes.values import Sampling as Sampling
 from refstudy.recipes.values import Training as Training
+from refstudy.recipes.verdicts import Answers as Answers
+from refstudy.recipes.verdicts import ChatServer as ChatServer
 from refstudy.recipes.verdicts import Completions as Completions
 from refstudy.recipes.verdicts import Divergence as Divergence
 from refstudy.recipes.verdicts import TokenShifts as TokenShifts
@@ -58,7 +59,7 @@ from refstudy.recipes.verdicts import Verdicts as Verdicts
 
 Model = Hub | Local | Adapter | Rounded | Pretrained | Scratch | Sft | Dpo
 Scorer = Model | Constant | Prior | Column | Server | Mixture | Derived
-AnyAnswers = Completions | Imported
+AnyAnswers = Completions | Answers
 AnyPrompts = MiniaturePrompts | HeldOutPrompts | Prompts
 Recipe = (
     MiniaturePrompts
@@ -86,8 +87,9 @@ Recipe = (
     | TokenPairs
     | Selection
     | Table
+    | ChatServer
     | Completions
-    | Imported
+    | Answers
     | TrainingLog
     | Divergence
     | TokenShifts

@@ -1,0 +1,141 @@
+"""Answers of a model that runs elsewhere, behind an OpenAI-compatible chat server such as vLLM's.
+
+Invariant: what the server has answered is kept line by line before the next answer is read, so that half a pass is never lost.
+A server tells neither tokens nor log-probs that could be relied on: an answer is its text, and whether the model ended it.
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from refstudy import chat, recipes
+from refstudy.endpoint import Endpoint, endpoint
+from refstudy.errors import ModelError
+from refstudy.measurement import Emit, Measurement, silent
+from refstudy.texts import Prompt
+
+ENDED = {"stop": True, "eos_token": True, "end_turn": True, "length": False}
+"""What a server says of an answer's end -> whether the model ended it."""
+SEEDS = 2**31
+"""Seeds lie below: servers read them as signed 32-bit numbers or larger ones."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str
+    terminated: bool
+
+
+def answers(
+    served: recipes.ChatServer, prompts: list[Prompt], sampling: recipes.Sampling, partial: Path, emit: Emit = silent
+) -> list[Answer]:
+    """The served model's answer to each prompt, in the order of the prompts.
+
+    `partial` keeps each answer as soon as it is there, and what it holds is not asked again; it is the caller's to remove. After
+    the first failure nothing new is asked; what is under way is kept, then ModelError is raised.
+    """
+    client = endpoint(served.base_url, "chat/completions", served.timeout_s, served.retries, served.key_variable)
+    bodies = {prompt.prompt_id: request(served.model, prompt, sampling) for prompt in prompts}
+    keys = {prompt_id: _key(body) for prompt_id, body in bodies.items()}
+    kept = _read(partial)
+    known = {prompt_id: kept[key] for prompt_id, key in keys.items() if key in kept}
+    missing = {prompt_id: body for prompt_id, body in bodies.items() if prompt_id not in known}
+    stop, failure = threading.Event(), None
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with open(partial, "a", encoding="utf-8") as out:
+        out.write("\n" if out.tell() else "")  # ends a line that was torn with its process
+        for prompt_id, fetched in _fetch(client, missing, served.concurrency, stop):
+            try:
+                known[prompt_id] = read(fetched())
+            except ModelError as error:
+                failure = failure or ModelError(f"server {served.base_url} (model {served.model!r}), prompt {prompt_id!r}: {error}")
+                stop.set()
+                continue
+            out.write(json.dumps({"key": keys[prompt_id], **vars(known[prompt_id])}, ensure_ascii=False) + "\n")
+            out.flush()
+            emit(Measurement("generate", len(known), len(prompts), {}))
+    if failure is not None:
+        raise failure
+    return [known[prompt.prompt_id] for prompt in prompts]
+
+
+def request(model: str, prompt: Prompt, sampling: recipes.Sampling) -> dict[str, Any]:
+    """The body of one chat request; its seed is the prompt's own, by id and text, so that no two prompts share random numbers."""
+    name = json.dumps([sampling.seed, sampling.draw, prompt.prompt_id, prompt.messages], ensure_ascii=False, sort_keys=True)
+    return {
+        "model": model,
+        "messages": chat.conversation(prompt.messages, sampling.system),
+        "max_tokens": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % SEEDS,
+        "n": 1,
+        "stream": False,
+    }
+
+
+def read(answer: dict[str, Any]) -> Answer:
+    """The answer in a server's response; ModelError for what is no answer, such as one that a filter withheld."""
+    try:
+        choice = answer["choices"][0]
+        text, end = choice["message"]["content"], choice["finish_reason"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise ModelError(
+            f"the answer has no choices[0].message.content with a finish_reason (it is {answer!s:.120}); expected a chat "
+            "server of OpenAI's form: mend base_url"
+        ) from error
+    if end not in ENDED or not isinstance(text, str | None):
+        raise ModelError(
+            f"the answer ended with {end!r:.40} and is {text!r:.60}; expected a text that ended with one of {', '.join(ENDED)}: "
+            "leave the prompt out, or ask a server that answers it"
+        )
+    try:
+        (text or "").encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ModelError("the answer holds half a character (a lone surrogate); expected well-formed text") from error
+    return Answer(text or "", ENDED[end])
+
+
+def _fetch(
+    client: Endpoint, bodies: dict[str, dict[str, Any]], concurrency: int, stop: threading.Event
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """(prompt id, what gives the server's answer or raises why there is none) as they come, `concurrency` of them under way.
+
+    Nothing more is sent once `stop` is set, nor after the caller leaves.
+    """
+    waiting = iter(bodies)
+    under_way: dict[Future[dict[str, Any]], str] = {}
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="chat") as pool:
+        try:
+            while True:
+                for prompt_id in () if stop.is_set() else islice(waiting, concurrency - len(under_way)):
+                    under_way[pool.submit(client.post, bodies[prompt_id], stop)] = prompt_id
+                if not under_way:
+                    return
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    yield under_way.pop(future), future.result
+        finally:
+            stop.set()
+
+
+def _key(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _read(partial: Path) -> dict[str, Answer]:
+    """The answers kept so far, as far as whole lines hold them; empty without a file."""
+    found: dict[str, Answer] = {}
+    for line in partial.read_bytes().split(b"\n") if partial.exists() else ():
+        try:
+            row = json.loads(line)
+            if isinstance(row["text"], str) and isinstance(row["terminated"], bool):
+                found[row["key"]] = Answer(row["text"], row["terminated"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue  # torn by the end of its process
+    return found
