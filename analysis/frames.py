@@ -14,6 +14,7 @@ import pandas as pd
 
 from refstudy import records, texts
 from refstudy.errors import DataError, StoreError
+from refstudy.measures import limits
 from refstudy.measures.cell import length_measures
 from refstudy.store import Store
 
@@ -65,8 +66,8 @@ CELL_COLUMNS = (
     Column("validation_reward_accuracy", "measures.validation_reward_accuracy", "[0, 1]; of the validation pairs"),
     Column("validation_policy_accuracy", "measures.validation_policy_accuracy", "[0, 1]; of the validation pairs"),
     Column("train_loss_final", "measures.train_loss_final", "nats a pair; not comparable across beta or reference"),
-    Column("degenerate", "degenerate", "yes or no"),
-    Column("reason", "reason", "limits exceeded"),
+    Column("degenerate", "measures and limits", "yes or no"),
+    Column("reason", "measures and limits", "limits exceeded"),
     Column("stopped_step", "stopped.step", "step; empty: trained to the end"),
     Column("stopped_reason", "stopped.reason", "words"),
     Column("temperature", "recipe.candidate.sampling.temperature", "1, of the answers; 0: greedy"),
@@ -230,7 +231,7 @@ def _cells(sweep: Mapping[str, Any], by_id: Mapping[str, records.Record]) -> pd.
     for cell_id in dict.fromkeys([*listed, *by_id]):
         source = {**listed.get(cell_id, {}), **by_id.get(cell_id, {})}
         row = {column.name: at(source, column.source) for column in CELL_COLUMNS}
-        row |= {"status": row["status"] or "planned", "degenerate": bool(row["degenerate"])}
+        row |= {"status": row["status"] or "planned", **_label(source)}
         row |= {"current": listed.get(cell_id, {}).get("current", cell_id in listed), "settings": source.get("settings") or {}}
         rows.append(row | {"baseline_id": (source.get("recipes") or {}).get("baseline")})
     frame = pd.DataFrame(rows, columns=[*(column.name for column in CELL_COLUMNS), "current", "settings", "baseline_id"])
@@ -239,6 +240,12 @@ def _cells(sweep: Mapping[str, Any], by_id: Mapping[str, records.Record]) -> pd.
     frame[numbers] = frame[numbers].apply(pd.to_numeric)
     frame["panel"] = panels(frame, varied(frame))
     return frame.assign(lc_win_rate=math.nan, lc_low=math.nan, lc_high=math.nan, lc_refusal=None)
+
+
+def _label(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether a cell is degenerate and why, by its measures and the limits of today, whatever was said when it was recorded."""
+    is_degenerate, reason = limits.degenerate(source.get("measures") or {})
+    return {"degenerate": is_degenerate, "reason": reason}
 
 
 def varied(frame: pd.DataFrame) -> list[str]:

@@ -23,7 +23,7 @@ def run_cell(cell: Cell, at: Results, sweep: Sweep, cells: list[Cell], again: bo
     is_done = known is not None and known["status"] == "done"
     if known is not None and results.is_finished(cell, known, at.store) and not again:
         return known
-    failure = _make_shared(cell, at.store)
+    failure = _make_shared(cell, at.store, again)
     if failure is not None:
         record = results.heading(cell) | failure | {"duration_s": 0.0, "finished_at": records.now()}
         if not is_done:
@@ -41,9 +41,12 @@ def run_cell(cell: Cell, at: Results, sweep: Sweep, cells: list[Cell], again: bo
     )
 
 
-def _make_shared(cell: Cell, store: Store) -> Record | None:
+def _make_shared(cell: Cell, store: Store, again: bool) -> Record | None:
     """The fields of a failed record if what the cell needs could not be made; what the user can mend is raised instead."""
     wanted = plan.shared([cell], store)
+    if again:  # what evaluations along training read is planned for cells alone that have to be trained
+        named = {fingerprint(each) for each in wanted}
+        wanted += [each for each in plan.missing(plan.along_needs(cell.along), store) if fingerprint(each) not in named]
     for number, recipe in enumerate(wanted, start=1):
         print(f"[{number}/{len(wanted)}] {plan.title(recipe)}", flush=True)
         try:
@@ -61,7 +64,8 @@ def _run_again(cell: Cell, at: Results, emit: Emit, is_done: bool) -> Record:
     A failed one leaves a finished cell as it was.
     """
     own = {fingerprint(each) for each in _own(cell)}
-    lent = [each for each in _below(plan.cell_goals(cell)) if fingerprint(each) not in own and at.store.has(each)]
+    below = _below([*plan.cell_goals(cell), *plan.along_needs(cell.along)])
+    lent = [each for each in below if fingerprint(each) not in own and at.store.has(each)]
     with at.store.aside(lent) as anew:
         record = trial.run_trial(cell, anew, anew.root / "results", emit)
         if record["status"] == "done":
@@ -85,7 +89,7 @@ def _replace(cell: Cell, store: Store, anew: Store) -> None:
 
 def _own(cell: Cell) -> tuple[Recipe, ...]:
     """What the cell's trial makes."""
-    beside = () if cell.token_shifts is None else (cell.token_shifts,)
+    beside = [each for each in (cell.token_shifts, cell.curve) if each is not None]
     return (*plan.cell_goals(cell), *beside, cell.dpo)
 
 
@@ -108,3 +112,5 @@ def _print(measurement: Measurement) -> None:
     values = "".join(f"  {name} {value:.4g}" for name, value in measurement.values.items())
     of = f"/{measurement.of}" if measurement.of else ""
     print(f"  {measurement.stage} {measurement.step}{of}{values}", flush=True)
+    for words in measurement.alarms:
+        print(f"  ALARM {words}", flush=True)

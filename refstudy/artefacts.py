@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PROMPTS, PAIRS, CONVERSATIONS = "prompts.jsonl", "pairs.jsonl", "conversations.jsonl"
 COMPLETIONS, DIVERGENCE, LOG = "completions.jsonl", "divergence.parquet", "training.json"
 TOKEN_SHIFTS = "token_shifts.parquet"
+ALONG = "along.json"
 SUMMARY = "summary.json"
 
 
@@ -50,6 +51,11 @@ def read_divergence(recipe: recipes.Divergence, store: Store) -> list[dict[str, 
 def read_log(recipe: recipes.TrainingLog | recipes.Dpo, store: Store) -> dict[str, Any]:
     """What training showed: history, final, phases_s, stopped; weights that are kept have it beside them."""
     return dict(json.loads((store.path(recipe) / LOG).read_text(encoding="utf-8")))
+
+
+def read_along(recipe: recipes.AlongCurve, store: Store) -> list[dict[str, float]]:
+    """What evaluations along training measured: a row for each, with its step and epoch."""
+    return list(json.loads((store.path(recipe) / ALONG).read_text(encoding="utf-8"))["curve"])
 
 
 def read_token_pairs(recipe: recipes.TokenPairs | recipes.Selection, store: Store) -> "list[TokenPair]":

@@ -17,6 +17,7 @@ from refstudy import plan, recipes, records, results
 from refstudy.errors import ModelError
 from refstudy.grid import Cell, Sweep, label
 from refstudy.identity import fingerprint, kind
+from refstudy.recipes.along import LOOKS
 from refstudy.results import Results
 from refstudy.store import Store
 
@@ -198,7 +199,7 @@ def _shapes(file: Path) -> list[list[int]]:
 
 
 def _flops(cell: Cell, store: Store) -> float | None:
-    """Training of one cell, unless its policy is kept or not asked for again, and the answers that it lacks."""
+    """Training of one cell with what is looked at along it, unless its policy is kept or not asked for, and answers it lacks."""
     texts = _token_pairs(cell.dpo.table)
     size, pairs, drawn = parameters(cell.dpo.start, store), _pair_count(texts, store), _drawn_tokens(cell, store)
     trains = plan.trains(cell, store)
@@ -207,7 +208,29 @@ def _flops(cell: Cell, store: Store) -> float | None:
     if size is None or drawn is None or (trains and pairs is None):
         return None
     tokens = 2 * pairs * cell.dpo.train.epochs * texts.max_length if trains and pairs is not None else 0.0
-    return TRAINING_FLOPS[cell.dpo.train.lora is not None] * size * tokens + 2 * size * drawn
+    looked_at = _looked_at(cell, pairs) if trains and pairs is not None else 0.0
+    return TRAINING_FLOPS[cell.dpo.train.lora is not None] * size * tokens + 2 * size * (drawn + looked_at)
+
+
+def _looked_at(cell: Cell, pairs: int) -> float:
+    """Tokens that pass a model forward in the looks along a training: answers drawn, and read by policy and start for their KL;
+    validation pairs where they choose the checkpoint."""
+    train = cell.dpo.train
+    steps = math.ceil(math.ceil(pairs / train.batch_size) * train.epochs)
+    tokens = 0.0
+    if cell.along is not None:
+        prompts = cell.along.baseline.prompts.count or 0  # of a source without a count: not known before it is read
+        tokens += _looks(steps, cell.along.every) * 3 * prompts * cell.along.sampling.max_new_tokens
+    if cell.dpo.checkpoint == "lowest_validation_loss" and cell.dpo.validation is not None:
+        held_out = _token_pairs(cell.dpo.validation)
+        count = held_out.pairs.validation if isinstance(held_out.pairs, recipes.Preferences) else held_out.pairs.count
+        tokens += _looks(steps, cell.dpo.checkpoint_every) * 2 * count * held_out.max_length
+    return tokens
+
+
+def _looks(steps: int, every: int) -> int:
+    """How often a training of so many steps is looked at: every so many of them, and at the last."""
+    return math.ceil(steps / (every or max(1, math.ceil(steps / LOOKS))))
 
 
 def _drawn_tokens(cell: Cell, store: Store) -> int | None:
@@ -282,6 +305,8 @@ def _dataset(texts: recipes.Preferences | recipes.MiniaturePairs | recipes.AnyPr
             return source.path or source.dataset if isinstance(source, recipes.HubData) else source.path
         case recipes.HeldOutPrompts():
             return _dataset(texts.pairs)
+        case recipes.OtherPrompts():
+            return _dataset(texts.of)
         case _:
             return f"world {texts.world}"
 

@@ -66,6 +66,26 @@ def held_out_prompts(recipe: recipes.HeldOutPrompts, pairs: Iterable[Pair]) -> l
     return list(prompts.values())[: recipe.count]
 
 
+def other_prompts(recipe: recipes.OtherPrompts, of: Iterable[Prompt], without: Iterable[Prompt]) -> list[Prompt]:
+    """The first `recipe.count` prompts of `of` that begin with no question of `without`, each question once.
+
+    DataError if fewer are left: a set that shrinks without a word would be another one.
+    """
+    asked = {cluster(prompt.messages) for prompt in without}
+    found: dict[str, Prompt] = {}
+    for prompt in of:
+        question = cluster(prompt.messages)
+        if question not in asked:
+            found.setdefault(question, prompt)
+    wanted = 1 if recipe.count is None else recipe.count
+    if len(found) < wanted:
+        raise DataError(
+            f"prompts along training: {len(found)} distinct ones are left beside those of the evaluation, expected {wanted}; "
+            "lower along.prompts or data.eval_prompts, hold out more data.validation_pairs, or name a source with more prompts"
+        )
+    return list(found.values())[: recipe.count]
+
+
 def prompts(recipe: recipes.Prompts) -> Selection[Prompt]:
     """The first `count` prompts of a dataset; AlpacaEval's `dataset` column stays in `meta`. A repeated prompt's id is ID-2."""
     rows = read_source(recipe.source)

@@ -11,10 +11,14 @@ from typing import Any
 from refstudy import content, recipes, spec
 from refstudy.errors import SpecError
 from refstudy.miniature import models as miniature
+from refstudy.spec_values import SEEDS
 from refstudy.sweepfile import Document
 
 MOVING = (None, "main")
 """Revisions that promise nothing, so that they may stand beside a local folder, which has none."""
+
+VALIDATION_SEED = SEEDS - 1
+"""Draws the miniature's validation pairs."""
 
 LOCATED = ("path", "dataset", "model", "adapter", "template")
 """Keys whose value may be a path."""
@@ -138,7 +142,18 @@ def pairs(data: spec.Data, policy: recipes.Model, seed: int, place: Place) -> re
     """The training pairs; the miniature draws them anew for each seed, from the policy's own and a neutral model's answers."""
     if not isinstance(data, spec.MiniatureData):
         return preferences(data, "train", place)
+    if data.validation_pairs and seed == VALIDATION_SEED:
+        raise SpecError(f"axes.seed: {seed} draws the miniature's validation pairs; choose another seed, or no validation_pairs")
     return miniature.preference_pairs(data.world, data.annotator, data.pairs, seed, policy)
+
+
+def validation(data: spec.Data, policy: recipes.Model, place: Place) -> recipes.MiniaturePairs | recipes.Preferences | None:
+    """The pairs of the validation loss, the same for all seeds; None: there are none."""
+    if not data.validation_pairs:
+        return None
+    if not isinstance(data, spec.MiniatureData):
+        return preferences(data, "validation", place)
+    return miniature.preference_pairs(data.world, data.annotator, data.validation_pairs, VALIDATION_SEED, policy)
 
 
 def model(entry: spec.Policy, data: spec.Data, key: str, place: Place) -> recipes.Model:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from refstudy import entries, evaluations, judge_entries, recipes, scorers, spec, sweepfile
+from refstudy.alarms import Alarm
 from refstudy.entries import Place
 from refstudy.errors import SpecError
 from refstudy.evaluations import Evaluation
 from refstudy.identity import fingerprint
+from refstudy.oversight import oversight
 from refstudy.spec import Spec
 from refstudy.spec_values import SEEDS
 from refstudy.sweepfile import Document
@@ -64,6 +66,10 @@ class Cell:
     """What gives the reference's own answers; None: the reference only scores."""
     set_resources: dict[str, spec.Resources] = field(default_factory=dict)
     """What the baselines of evaluation sets ask for where their answers are made, by the set's name."""
+    along: recipes.Along | None = None
+    """Evaluations along its training."""
+    alarms: tuple[Alarm, ...] = ()
+    webhook: spec.WebhookEntry = field(default_factory=spec.WebhookEntry)
 
     @property
     def id(self) -> str:
@@ -83,6 +89,11 @@ class Cell:
     @property
     def log(self) -> recipes.TrainingLog:
         return recipes.TrainingLog(model=self.dpo)
+
+    @property
+    def curve(self) -> recipes.AlongCurve | None:
+        """What the evaluations along its training measure; there only if they were declared when the policy was trained."""
+        return None if self.along is None else recipes.AlongCurve(model=self.dpo, along=self.along)
 
     @property
     def goals(self) -> tuple[recipes.Recipe, ...]:
@@ -182,14 +193,14 @@ class _Column:
         self.system = system
         self.columns: dict[str, scorers.Column] = {}
         self.token_pairs = self._token_pairs(entries.pairs(data, start, seed, place))
-        self.validation = None
-        if not isinstance(data, spec.MiniatureData) and data.validation_pairs:
-            self.validation = self._token_pairs(entries.preferences(data, "validation", place))
+        validation = entries.validation(data, start, place)
+        self.validation = self._token_pairs(validation) if validation else None
         self.prompts = entries.prompts(data, place)
         self.judge = judge_entries.judge(variant.judge, data, place)
         self.train = entries.dpo_training(variant.train)
         self.sampling = [self._sampling(variant.generate, None, draw) for draw in (0, 1)]
         self.baseline = self.completions(start, 1)
+        self.oversight = oversight(variant, start, self.judge, self.sampling[1], place)
         self.sets = list(evaluations.sets(variant, start, self._sampling, place))
 
     def _sampling(self, generate: spec.GenerateEntry, system: str | None, draw: int) -> recipes.Sampling:
@@ -236,7 +247,15 @@ class _Column:
             column = self.columns[reference] = scorers.column(reference, around)
         validation = recipes.Table(scorer=column.scorer, texts=self.validation) if self.validation else None
         table = recipes.Table(scorer=column.scorer, texts=column.pairs)
-        dpo = recipes.Dpo(start=self.start, table=table, validation=validation, beta=beta, seed=self.seed, train=self.train)
+        dpo = recipes.Dpo(
+            start=self.start,
+            table=table,
+            validation=validation,
+            beta=beta,
+            seed=self.seed,
+            train=self.train,
+            **self.oversight.deciding,
+        )
         answers = self.completions(dpo, 0)
         return Cell(
             policy=policy,
@@ -255,6 +274,9 @@ class _Column:
             set_resources={each.name: each.resources for each in self.sets if each.resources is not None},
             policy_resources=self.spec.policies[policy].resources,
             reference_resources=getattr(entry, "resources", None),  # constants, files, mixtures and the like take none
+            along=self.oversight.along,
+            alarms=self.oversight.alarms,
+            webhook=self.spec.webhook,
         )
 
 

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from refstudy import (
+    alarms,
+    along,
     chat,
     checkpoints,
     data,
@@ -33,6 +35,7 @@ from refstudy import (
     token_shifts,
 )
 from refstudy.artefacts import (
+    ALONG,
     COMPLETIONS,
     CONVERSATIONS,
     DIVERGENCE,
@@ -50,7 +53,7 @@ from refstudy.artefacts import (
 )
 from refstudy.grid import Cell
 from refstudy.identity import kind
-from refstudy.judges import judging
+from refstudy.judges import Verdict, judging
 from refstudy.measurement import Emit, silent
 from refstudy.miniature import demonstrations, preferences, zoo
 from refstudy.miniature import prompts as miniature_prompts
@@ -114,6 +117,10 @@ def _write(recipe: Recipe, store: Store, folder: Path, emit: Emit, shelf: Shelf)
             prompts = data.prompts(recipe)
             texts.write_lines(folder / PROMPTS, prompts.rows)
             write_json(folder / SUMMARY, prompts.summary())
+        case recipes.OtherPrompts():
+            texts.write_lines(
+                folder / PROMPTS, data.other_prompts(recipe, read_prompts(recipe.of, store), read_prompts(recipe.without, store))
+            )
         case recipes.Conversations():
             conversations = data.conversations(recipe)
             _write_conversations(folder, conversations.rows)
@@ -154,11 +161,13 @@ def _write(recipe: Recipe, store: Store, folder: Path, emit: Emit, shelf: Shelf)
 
 
 def train_policy(cell: Cell, store: Store, claim: Claim, emit: Emit) -> Policy:
-    """The cell's policy, trained under a claim of it that the caller holds; publishes the training log, and kept weights."""
+    """The cell's policy, trained under a claim of it that the caller holds; publishes training log, curve and kept weights."""
     recipe = cell.dpo
     start = checkpoints.checkpoint(recipe.start, store)
-    trained = _train(recipe, store, emit)
+    trained = _train(recipe, store, emit, cell.along)
     tokenizer = models.load_tokenizer(start)
+    if cell.curve is not None:
+        publish(store, cell.curve, lambda curve: write_json(curve.folder / ALONG, {"curve": trained.along}))
     publish(store, cell.log, lambda log: write_json(log.folder / LOG, _log(trained)))
     if cell.keep == "adapter":
         _keep(trained, trained.model, tokenizer, claim.folder)
@@ -273,8 +282,10 @@ def _train_reference(recipe: recipes.Dpo, store: Store, folder: Path, emit: Emit
     _keep(trained, model, models.load_tokenizer(checkpoints.checkpoint(recipe.start, store)), folder)
 
 
-def _train(recipe: recipes.Dpo, store: Store, emit: Emit) -> dpo.Trained:
+def _train(recipe: recipes.Dpo, store: Store, emit: Emit, watched: recipes.Along | None = None) -> dpo.Trained:
+    """The policy of a recipe, with the evaluations that its recipe rests on, else those that only watch."""
     start = load_policy(recipe.start, store)
+    evaluations = recipe.along or watched
     validation = None
     if recipe.validation is not None:
         validation = dpo.Validation(*_rows(recipe.validation, store))
@@ -287,9 +298,22 @@ def _train(recipe: recipes.Dpo, store: Store, emit: Emit) -> dpo.Trained:
         beta=recipe.beta,
         seed=recipe.seed,
         training=recipe.train,
-        emit=emit,
+        emit=alarms.stopping(recipe.alarms, emit),
         validation=validation,
+        along=None if evaluations is None else dpo.Along(_examination(evaluations, store), evaluations.every),
+        checkpoint=dpo.Checkpoint(recipe.checkpoint, recipe.checkpoint_every),
     )
+
+
+def _examination(recipe: recipes.Along, store: Store) -> along.Examination:
+    """What evaluates a policy along its training; the start policy is loaded for it, beside the one that trains."""
+
+    def judge(prompts: list[Prompt], candidate: list[Completion], baseline: list[Completion]) -> list[Verdict]:
+        return judging.judged(recipe.judge, prompts, candidate, baseline, store, silent).verdicts
+
+    start = load_policy(_own_model(recipe.baseline), store)
+    prompts = read_prompts(recipe.baseline.prompts, store)
+    return along.Examination(prompts, read_completions(recipe.baseline, store), start, recipe.sampling, judge)
 
 
 def _rows(recipe: recipes.Table, store: Store) -> tuple[list[token_pairs.TokenPair], tables.PairTable]:
@@ -298,7 +322,8 @@ def _rows(recipe: recipes.Table, store: Store) -> tuple[list[token_pairs.TokenPa
 
 
 def _log(trained: dpo.Trained) -> dict[str, Any]:
-    return {"history": trained.history, "final": trained.final, "phases_s": trained.phases_s, "stopped": trained.stopped}
+    log = {"history": trained.history, "final": trained.final, "phases_s": trained.phases_s, "stopped": trained.stopped}
+    return log | ({"validations": trained.validations} if trained.validations else {})
 
 
 def _keep(trained: dpo.Trained, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

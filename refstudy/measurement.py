@@ -9,11 +9,13 @@ class Measurement:
     """A moment of a stage: how far it is, and what it measured there."""
 
     stage: str
-    """pretrain, sft, score, train, generate, judge, ..."""
+    """pretrain, sft, score, train, along, generate, judge, ..."""
     step: int
     of: int | None
     """Steps in all, None while unknown."""
     values: Mapping[str, float]
+    alarms: tuple[str, ...] = ()
+    """The alarms that these values raised, in words."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def needs(recipe: Recipe) -> tuple[Recipe, ...]:
             return (recipe.model,)
         case recipes.Dpo():
             tables = [each.texts for each in (recipe.table, recipe.validation) if each]
-            return (*direct, *tables)
+            return (*direct, *tables, *along_needs(recipe.along))
         case _:
             return direct
 
@@ -86,6 +86,11 @@ def _needs_of_table(table: recipes.Table, texts: recipes.Recipe) -> tuple[Recipe
             return (texts, texts.policy, model)
 
 
+def along_needs(along: recipes.Along | None) -> tuple[Recipe, ...]:
+    """What evaluations along training read."""
+    return () if along is None else (along.baseline.source, along.baseline.prompts, along.baseline, along.judge)
+
+
 def cell_goals(cell: Cell) -> tuple[Recipe, ...]:
     """What a finished cell has in the store."""
     return cell.goals
@@ -105,7 +110,8 @@ def shared(cells: Iterable[Cell], store: Store) -> list[Recipe]:
     cells = list(cells)
     tried = [*cells, *(rival for cell in cells for rival in cell.rivals)]
     own = {fingerprint(each) for cell in tried for each in (*cell_goals(cell), cell.dpo)} - _guides(cells)
-    goals = [goal for cell in cells for goal in cell_goals(cell)]
+    goals: list[Recipe] = [goal for cell in cells for goal in cell_goals(cell)]
+    goals += [each for cell in cells if trains(cell, store) for each in along_needs(cell.along)]
     return missing(goals, store, except_for=lambda recipe: fingerprint(recipe) in own)
 
 

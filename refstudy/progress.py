@@ -52,12 +52,14 @@ class Reporter:
         self._folder, self._path = folder, folder / f"{key}.json"
         self._written_at = 0.0
         self._state: dict[str, Any] = {"state": "running", "started": time.time(), "stage": "", "step": 0, "of": None}
+        self._state["alarms"] = []
         self._write()
 
     def __call__(self, measurement: Measurement) -> None:
         moved = measurement.stage != self._state["stage"]
         self._state |= {"stage": measurement.stage, "step": measurement.step, "of": measurement.of}
-        if moved or time.monotonic() - self._written_at > REPORT_EVERY_S:
+        self._state["alarms"] += measurement.alarms
+        if moved or measurement.alarms or time.monotonic() - self._written_at > REPORT_EVERY_S:
             self._write()
 
     def end(self, state: str, row: dict[str, Any] | None = None) -> None:
@@ -90,6 +92,8 @@ class Item:
     ended: float = 0.0
     row: dict[str, Any] = field(default_factory=dict)
     """Of a cell: beta, reference, win_rate, length_mean."""
+    alarms: list[str] = field(default_factory=list)
+    """Raised so far, in words."""
 
     @property
     def duration_s(self) -> float:
@@ -131,6 +135,7 @@ class Board:
                 continue
             item.state, item.phase = news["state"], news["stage"]
             item.step, item.of, item.started = news["step"], news["of"], news["started"]
+            item.alarms = news["alarms"]
             if item.state != "running":
                 item.ended = news["ended"]
                 item.row |= news["row"]
@@ -187,6 +192,8 @@ class Display:
         self._lock = threading.Lock()
         self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
         self._spoke_at = time.monotonic()
+        self._said: set[tuple[str, str]] = set()
+        """Alarms that were shown: of which item, and in what words."""
 
     def __enter__(self) -> Self:
         if self._live:
@@ -219,6 +226,8 @@ class Display:
         """Reads the workers' files and shows what changed."""
         with self._lock:
             ended = self.board.poll()
+            for item, words in self._new_alarms():
+                self.say(f"ALARM {item.title}: {words}")
             if self._live:
                 self._live.update(render(self.board, time.time(), self.console.height), refresh=True)
                 return
@@ -226,6 +235,11 @@ class Display:
                 self.say(ended_line(self.board, item, time.time()))
             if time.monotonic() - self._spoke_at > LINE_EVERY_S:
                 self.say(running_line(self.board, time.time()))
+
+    def _new_alarms(self) -> list[tuple[Item, str]]:
+        new = [(item, words) for item in self.board.items.values() for words in item.alarms if (item.key, words) not in self._said]
+        self._said |= {(item.key, words) for item, words in new}
+        return new
 
     def _run(self) -> None:
         while not self._ending.wait(POLL_EVERY_S):

@@ -4,6 +4,7 @@ Invariant: a record is written whole or not at all. A torn one is named and coun
 """
 
 import contextlib
+import copy
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from refstudy.errors import StoreError
+from refstudy.measures.limits import degenerate
 from refstudy.processes import Heartbeat, keeps, this_process
 from refstudy.provenance import now
 
@@ -47,11 +49,15 @@ FIELDS: dict[str, tuple[tuple[type, ...], Any]] = {
     "error": ((dict, type(None)), None),
     "provenance": ((dict,), {}),
     "recipe": ((dict,), {}),
+    "along": ((list,), []),
+    "alarms": ((list,), []),
 }
 """Every field of a record: the types it may have, and what stands there while nothing is known."""
 
 OPTIONAL: dict[str, tuple[type, ...]] = {"evaluations": (dict,)}
 """Fields that only some records have; `evaluations`: {set: {"measures", "degenerate", "reason", "recipes", "recipe"}}."""
+ADDED_LATER = ("along", "alarms")
+"""Fields that earlier records lack; they are read as if nothing had been known."""
 
 MEASURED = {
     "win_rate": "win_rate",
@@ -112,7 +118,7 @@ def scan(folder: Path | str) -> Scan:
 def read_record(path: Path | str) -> Record:
     """The record in one file, checked field by field."""
     path = Path(path)
-    record = _parse(path)
+    record = {**{name: copy.copy(FIELDS[name][1]) for name in ADDED_LATER}, **_parse(path)}
     fault = _fault(record)
     if not fault and record["cell_id"] != path.stem:
         fault = f"it is of cell {record['cell_id']!r}"
@@ -136,6 +142,15 @@ def running(folder: Path | str, record: Record) -> Iterator[None]:
         with contextlib.suppress(StoreError, OSError):
             if _parse(path).get("status") == "running":
                 path.unlink()
+
+
+def note(folder: Path | str, cell_id: str, **fields: Any) -> None:
+    """Puts fields into the record of a running cell, if it still says so; what cannot be read or written is passed over."""
+    with contextlib.suppress(StoreError):
+        path = record_path(folder, cell_id)
+        record = _parse(path)
+        if record.get("status") == "running":
+            write_record(folder, {**record, **fields})
 
 
 def write_sweep(folder: Path | str, sweep: dict[str, Any]) -> None:
@@ -168,7 +183,10 @@ def read_cells(folder: Path | str) -> list[dict[str, Any]]:
 
 
 def status_rows(folder: Path | str) -> list[dict[str, Any]]:
-    """A row for each cell of the folder in the sweep's order, cells of earlier grids last; what is not measured is None."""
+    """A row for each cell of the folder in the sweep's order, cells of earlier grids last; what is not measured is None.
+
+    Whether a cell is degenerate is derived here from its measures and the limits of today.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise StoreError(f"{folder} is no folder; expected the --results of a `refstudy run`, such as results/quickstart")
@@ -213,12 +231,14 @@ def _row(cell: dict[str, Any], record: Record) -> dict[str, Any]:
     status = record.get("status", "planned")
     finished = status in ("done", "failed")
     measures = record.get("measures", {}) if finished else {}
+    is_degenerate, reason = degenerate(measures) if status == "done" else (None, None)
     named = {name: source.get(name) for name in ("cell_id", "policy", "reference", "beta", "seed")}
     return {
         **named,
         "status": status,
-        "degenerate": record.get("degenerate") if finished else None,
-        "reason": record.get("reason") or _error_line(record) if finished else None,
+        "degenerate": is_degenerate,
+        "reason": reason or _error_line(record) if finished else None,
+        "alarms": [str(each.get("words")) for each in record.get("alarms", []) if isinstance(each, dict) and status != "planned"],
         **{name: measures.get(measure) for name, measure in MEASURED.items()},
         "duration_s": record.get("duration_s") if finished else None,
         "finished_at": record.get("finished_at") if finished else None,

@@ -162,6 +162,8 @@ def heading(cell: Cell) -> Record:
     ids = {name: fingerprint(part) for name, part in zip(names, parts, strict=True)}
     if cell.token_shifts is not None:
         ids["token_shifts"] = fingerprint(cell.token_shifts)
+    if cell.curve is not None:
+        ids["along_curve"] = fingerprint(cell.curve)
     told: set[str] = set()
     heading = {
         **cell.row,

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from refstudy.errors import SpecError
+from refstudy.spec_along import AlarmEntry, AlongEntry, WebhookEntry
 from refstudy.spec_eval import (
     Baseline,
     CellBaseline,
@@ -72,7 +73,9 @@ from refstudy.sweepfile import Document
 
 __all__ = [
     "EXECUTION_ONLY",
+    "AlarmEntry",
     "AllResources",
+    "AlongEntry",
     "AlpacaJudgeEntry",
     "Baseline",
     "CellBaseline",
@@ -124,6 +127,7 @@ __all__ = [
     "TrainedReference",
     "VotesJudgeEntry",
     "WandbEntry",
+    "WebhookEntry",
     "check",
 ]
 
@@ -138,6 +142,9 @@ class MiniatureData(Entry):
     """Preference pairs drawn for each seed."""
     eval_prompts: Count
     """Evaluation prompts; they share entities, so intervals cluster by entity."""
+    validation_pairs: Natural = 0
+    """Pairs for validation loss, drawn with a seed of their own and never trained on; their questions may be those of training
+    pairs (there are only so many), their answers are other draws."""
     annotator: Literal["human", "flat"] = "human"
     """human: likes length as people do; flat: blind to length, with count-balanced pairs."""
 
@@ -201,6 +208,11 @@ class TrainEntry(Entry):
     """Pairs of one forward pass; 0: the whole batch. Bounds memory, changes no result beyond rounding."""
     checkpointing: bool = False
     """Gradient checkpointing: less memory, a third more computation, the same gradient."""
+    checkpoint: Literal["last", "lowest_validation_loss", "best_judged"] = "last"
+    """Which policy along training is the cell's: the last; that of the lowest DPO loss on data.validation_pairs, at the same beta
+    and reference; or that of the highest win rate in the evaluations of `along`. A guiding reference is always its last."""
+    checkpoint_every: Natural = 0
+    """For lowest_validation_loss: optimizer steps from one checkpoint to the next; 0: a tenth of the run. The last step is one."""
 
 
 class GenerateEntry(Entry):
@@ -273,6 +285,10 @@ class Spec(Entry):
     judge: Judge
     eval: dict[EvalName, EvalEntry] = Field(default_factory=dict)
     """Evaluation sets beside the sweep's own prompts, by name: what they are called in records, wandb and the report."""
+    along: AlongEntry | None = None
+    """Evaluations along training; null: none. Cells that are trained already get none afterwards."""
+    alarms: list[AlarmEntry] = Field(default_factory=list)
+    webhook: WebhookEntry = WebhookEntry()
     keep: Literal["none", "adapter", "full"] = "none"
     """What is kept of each trained policy; its answers, verdicts and measures always are."""
     resources: AllResources = AllResources()
@@ -291,6 +307,9 @@ class Spec(Entry):
 EXECUTION_ONLY = {
     "name": "a name for people",
     "axes": "the grid chooses cells; each value stands in its cell's recipes",
+    "along": "only measures; where a checkpoint rule or an alarm that stops rests on it, it stands in the policy's recipe",
+    "alarms": "only tell; those that stop training stand in the policy's recipe",
+    "webhook": "whom alarms are told",
     "keep": "what is kept of a policy after its measures are taken",
     "resources": "where a trial runs and an artefact is made",
     "price": "what a run costs",

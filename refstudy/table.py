@@ -66,8 +66,11 @@ STYLES = {"done": "green", "failed": "red", "running": "cyan", "usable": "green"
 
 
 def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]] = COLUMNS) -> None:
-    """Prints one line a row; a column that is empty in all rows is left out."""
+    """Prints one line a row, then one for each alarm; a column that is empty in all rows is left out."""
     _print(cells(rows, columns))
+    for row in rows:
+        for words in row.get("alarms") or []:
+            print(f"ALARM {row.get('cell_id')!s:.8} {row.get('reference')} beta={row.get('beta')} seed={row.get('seed')}: {words}")
 
 
 def cells(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]] = COLUMNS) -> Table:

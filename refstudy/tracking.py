@@ -4,6 +4,7 @@ Invariant: a trial never fails because of wandb, and waits for it once, at its e
 happens on a thread of its own; the first failure is one warning line, and the rest of that run is silence.
 """
 
+import functools
 import logging
 import os
 import queue
@@ -26,6 +27,9 @@ FINISH_TIMEOUT_S = 30.0
 INIT_TIMEOUT_S = 20.0
 
 log = logging.getLogger(__name__)
+
+MIRRORED = ("train", "along", "validate")
+"""Stages whose measurements become steps of the run."""
 
 CONFIG = ("cell_id", "policy", "reference", "beta", "seed", "settings", "labels", "recipes")
 
@@ -88,10 +92,12 @@ class Tracker:
             self._thread.start()
 
     def emit(self, measurement: Measurement) -> None:
-        """Mirrors a training measurement as a step of the run; other stages only move the progress and are left out."""
-        if measurement.stage == "train":
-            values = {f"train/{name}": value for name, value in measurement.values.items()}
+        """Mirrors a measurement of training or along it as a step of the run, and alarms; other stages only move the progress."""
+        if measurement.stage in MIRRORED:
+            values = {f"{measurement.stage}/{name}": value for name, value in measurement.values.items()}
             self._do(lambda: self._run.log(values, step=measurement.step))
+        for words in measurement.alarms:
+            self._do(functools.partial(self._alert, words))
 
     def numbers(self, values: Callable[[], Mapping[str, float]]) -> None:
         """Adds numbers to the run's summary."""
@@ -146,6 +152,10 @@ class Tracker:
             reinit="finish_previous",
             settings=_settings(wandb),
         )
+
+    def _alert(self, words: str) -> None:
+        # By default a second alert within a minute is dropped, and 0 means the default.
+        self._run.alert(title="refstudy alarm", text=words, level="WARN", wait_duration=0.001)
 
     def _log_samples(self, rows: list[dict[str, Any]]) -> None:
         import wandb

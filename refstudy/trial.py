@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from refstudy import artefacts, make, plan, records, results
+from refstudy import alarms, artefacts, make, plan, records, results
+from refstudy.alarms import Raised
 from refstudy.errors import RefstudyError
 from refstudy.evaluations import Evaluation
 from refstudy.grid import Cell
@@ -19,8 +20,10 @@ from refstudy.measurement import Emit, Measurement, silent
 from refstudy.measures import cell as cell_measures
 from refstudy.measures.limits import degenerate
 from refstudy.provenance import now, provenance
+from refstudy.recipes import Completions, Model
 from refstudy.records import Record
 from refstudy.store import Claim, Store
+from refstudy.webhook import Webhook
 
 TIMES = ("phases_s", "duration_s", "started_at", "finished_at")
 
@@ -32,11 +35,15 @@ def run_trial(cell: Cell, store: Store, folder: Path, emit: Emit = silent) -> Re
     """
     is_made, before = plan.is_made(cell, store), _times_of_done(folder, cell) if plan.is_judged(cell, store) else {}
     with records.running(folder, results.heading(cell)):
+        teller = _Teller(cell, folder)
+        emit = alarms.watched(cell.alarms, emit, teller.tell)
         started, clock = now(), _Clock(emit)
         try:
             body = _trial(cell, store, clock, emit)
+            teller.end(body["alarms"], emit)
         except Exception as error:
-            body = records.failure(error)
+            body = records.failure(error) | {"alarms": teller.told}
+        teller.webhook.finish()
         phases_s = clock.phases_s if not before else _joined(before["phases_s"], clock.phases_s)
         timing = {"phases_s": phases_s, "duration_s": sum(phases_s.values()), "started_at": started, "finished_at": now()}
         record = results.heading(cell) | body | timing | {"provenance": provenance()} | (before if is_made else {})
@@ -161,19 +168,44 @@ def _measured(cell: Cell, store: Store, log: dict[str, Any]) -> Record:
         training=log["final"],
     )
     is_degenerate, reason = degenerate(measures)
-    sets = {each.name: _measured_set(each, store) for each in cell.evaluations}
+    sets = {each.name: _measured_set(each, cell.dpo.start, store) for each in cell.evaluations}
     heading = results.heading(cell).get("evaluations", {})
+    curve = artefacts.read_along(cell.curve, store) if cell.curve is not None and store.has(cell.curve) else []
     return {
         "status": "done",
         "measures": measures,
         "degenerate": is_degenerate,
         "reason": reason,
         "stopped": log.get("stopped"),
+        "along": curve,
+        "alarms": [each.as_json() for each in alarms.raised(cell.alarms, curve, measures)],
         **({"evaluations": {name: heading[name] | of for name, of in sets.items()}} if sets else {}),
     }
 
 
-def _measured_set(of: Evaluation, store: Store) -> Record:
+class _Teller:
+    """Tells the alarms of a running cell: in its record, and to the webhook."""
+
+    def __init__(self, cell: Cell, folder: Path) -> None:
+        self.webhook = Webhook(cell.webhook.variable, cell.webhook.timeout_s)
+        self.told: list[dict[str, Any]] = []
+        self._cell, self._folder = cell, folder
+
+    def tell(self, alarm: Raised) -> None:
+        self.told.append(alarm.as_json())
+        records.note(self._folder, self._cell.id, alarms=self.told)
+        self.webhook.send(f"refstudy alarm: {self._cell.label} ({self._cell.id}): {alarm.words}")
+
+    def end(self, found: list[dict[str, Any]], emit: Emit) -> None:
+        """Tells the alarms that the finished cell's own measures raise; those along training were told as they came."""
+        final = [each for each in found if each["step"] is None]
+        if final:
+            emit(Measurement("measure", 0, None, {}, alarms=tuple(each["words"] for each in final)))
+        for each in final:
+            self.webhook.send(f"refstudy alarm: {self._cell.label} ({self._cell.id}): {each['words']}")
+
+
+def _measured_set(of: Evaluation, start: Model, store: Store) -> Record:
     """The measures on an evaluation set: all but those of training and divergence, and the label that they give."""
     measures = cell_measures.measure(
         prompts=artefacts.read_prompts(of.completions.prompts, store),
@@ -183,7 +215,9 @@ def _measured_set(of: Evaluation, store: Store) -> Record:
         divergences=[],
         training={},
     )
-    is_degenerate, reason = degenerate(measures)
+    baseline = of.verdicts.baseline
+    is_starts = isinstance(baseline, Completions) and baseline.source == start  # only against these is a length ratio telling
+    is_degenerate, reason = degenerate({name: value for name, value in measures.items() if is_starts or name != "length_ratio"})
     return {"measures": measures, "degenerate": is_degenerate, "reason": reason}
 
 

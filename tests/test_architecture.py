@@ -14,6 +14,7 @@ VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "misc", "tools"
 TORCH = (
     *("models", "chat", "scoring", "generation", "divergence", "pretraining", "shelf", "make", "training", "judges.reward_model"),
     "token_shifts",
+    "along",
     *("miniature.zoo", "miniature.architecture", "miniature.tokenizer"),
 )
 DOORS = {
@@ -26,7 +27,7 @@ DOORS = {
     "ray": ("driver",),
     "wandb": ("tracking",),
     "datasets": ("data", "training"),
-    "pydantic": ("spec", "spec_judges", "spec_models", "spec_values", "spec_eval"),
+    "pydantic": ("spec", "spec_along", "spec_judges", "spec_models", "spec_values", "spec_eval"),
     "typer": ("cli",),
     "rich": ("cli", "progress", "table", "watch"),
     "matplotlib": (),
@@ -44,7 +45,10 @@ LAYERS = (
     *("recipes", "hub", "texts", "content", "sweepfile", "endpoint", "journal"),
     *("measures", "memory", "checkpoints", "turns", "datafiles", "store", "records"),
     *(
+        "alarms",
+        "webhook",
         "spec_values",
+        "spec_along",
         "spec_models",
         "spec_judges",
         "spec_eval",
@@ -73,6 +77,7 @@ LAYERS = (
         "artefacts",
         "outputs",
         "shelf",
+        "along",
         "reference_tables",
         "outlines",
         "renderings",
@@ -83,6 +88,7 @@ LAYERS = (
         "judge_entries",
         "scorers",
         "evaluations",
+        "oversight",
         "grid",
         "results",
         "plan",

@@ -31,6 +31,19 @@ def test_estimate_of_one_cell_is_the_arithmetic_of_its_tokens(tmp_path: Path) ->
     assert found.price == pytest.approx(2.0 * found.device_hours)
 
 
+def test_estimate_counts_what_is_looked_at_along_training(tmp_path: Path) -> None:
+    """8,000 pairs in batches of 32 are 250 steps: looks at 100, 200 and 250. Each draws 64 answers of at most 512 tokens, and
+    policy and start read them: 2 x 135e6 x 3 x 3 x 64 x 512. Validation losses every 50 steps over 512 pairs of at most 2 x 1,024
+    tokens: 2 x 135e6 x 5 x 2 x 512 x 1,024.
+    """
+    one = ("axes.beta=[1]", "axes.reference=[self]", "axes.seed=[0]", "train.batch_pairs=32", "train.epochs=1.0")
+    plain = estimate(tmp_path, *one)
+    along = estimate(tmp_path, *one, "along={every_steps: 100, prompts: 64}")
+    assert along.petaflops - plain.petaflops == pytest.approx(2 * 135e6 * 3 * 3 * 64 * 512 / 1e15)
+    rule = estimate(tmp_path, *one, "train.checkpoint=lowest_validation_loss", "train.checkpoint_every=50")
+    assert rule.petaflops - plain.petaflops == pytest.approx(2 * 135e6 * 5 * 2 * 512 * 1024 / 1e15)
+
+
 def test_estimate_without_known_sizes_is_blank_and_says_so(tmp_path: Path) -> None:
     found = estimate(tmp_path, sweep="quickstart")
     assert (found.petaflops, found.device_hours, found.price) == (None, None, None)

@@ -154,3 +154,22 @@ def test_title_of_every_planned_recipe_is_words(store: Store) -> None:
     near = r"reference table of SFT of pretrained south large \(world 0, [0-9.]+ false, 0\.05 of it north\)"
     assert any(re.fullmatch(near, title) for title in titles)
     assert all(title and "(" not in title[:1] for title in titles)
+
+
+@pytest.mark.parametrize("rule", ["last", "best_judged"])
+def test_shared_of_cells_that_train_has_what_is_looked_at_along_training(rule: str, store: Store) -> None:
+    along = ("along={prompts: 8}", f"train.checkpoint={rule}")
+    shared, trials = run_stub(cells_of(*along), store)
+    assert (shared["other_prompts"], shared["miniature_prompts"]) == (1, 4)  # evaluation, candidates of two models, along
+    assert shared["completions"] == 4  # candidates of policy and neutral model, baseline, and the start's answers along
+    assert trials["trained"] == 24
+    assert "along_curve" not in trials
+    assert run_stub(cells_of(*along), store) == (Counter(), Counter({"trained": 0}))
+
+
+def test_cells_that_only_need_a_judge_make_nothing_to_look_at(store: Store) -> None:
+    run_stub(cells_of(), store)
+    cells = cells_of("along={prompts: 8}")
+    for cell in cells:
+        store.discard(cell.verdicts)
+    assert run_stub(cells, store) == (Counter(), Counter({"trained": 0, "verdicts": 24}))

@@ -49,6 +49,25 @@ def test_reporter_writes_at_most_two_measurements_a_second_of_one_stage(tmp_path
     assert sorted(set(written)) == [0, 65]  # the first of the stage, and one after half a second
 
 
+def test_alarm_of_a_worker_is_said_once_at_once(tmp_path):
+    board = Board(tmp_path)
+    board.add(cells(1))
+    report = Reporter(tmp_path, "cell0000")
+    console = Console(file=io.StringIO(), width=120)
+    display = Display(board, console)
+    report(Measurement("along", 40, 282, {"length_ratio": 2.5}, ("length_ratio 2.5 > 2 at step 40",)))
+    display.update()
+    report(Measurement("along", 80, 282, {"length_ratio": 2.7}, ("truncation_rate 0.4 > 0.3 at step 80",)))
+    display.update()
+    report.end("done", {})
+    display.update()
+    lines = [line.split("] ")[1] for line in console.file.getvalue().splitlines() if "ALARM" in line]
+    assert lines == [
+        "ALARM small self beta=0: length_ratio 2.5 > 2 at step 40",
+        "ALARM small self beta=0: truncation_rate 0.4 > 0.3 at step 80",
+    ]
+
+
 def test_reporter_on_a_full_or_missing_disk_is_silent(tmp_path):
     report = Reporter(tmp_path / "nowhere", "a")
     report(Measurement("train", 1, 2, {}))

@@ -40,7 +40,11 @@ BASELINE = recipes.Completions(source=SFT, prompts=PROMPTS, sampling=SAMPLING)
 PAIRS = recipes.MiniaturePairs(world=0, annotator="human", count=3, seed=0, candidates=(BASELINE, BASELINE))
 TOKEN_PAIRS = recipes.TokenPairs(pairs=PAIRS, policy=SFT, max_length=8, system="s")
 TABLE = recipes.Table(scorer=SFT, texts=TOKEN_PAIRS)
-DPO = recipes.Dpo(start=SFT, table=TABLE, validation=TABLE, beta=0.1, seed=0, train=TRAINING)
+ALONG = recipes.Along(every=5, baseline=BASELINE, judge=recipes.GoldJudge(world=0))
+DPO = recipes.Dpo(
+    start=SFT, table=TABLE, validation=TABLE, beta=0.1, seed=0, train=TRAINING, checkpoint="best_judged", checkpoint_every=3,
+    along=ALONG, alarms=("length_ratio > 2",),
+)  # fmt: skip
 COMPLETIONS = recipes.Completions(source=DPO, prompts=PROMPTS, sampling=SAMPLING)
 REWARD_MODEL = recipes.RewardModel(start=SCRATCH, pairs=PREFERENCES, train=TRAINING, max_length=8, seed=0)
 
@@ -54,6 +58,8 @@ EXAMPLES = [
     recipes.Adapter(base=LOCAL, adapter=LOCAL),
     recipes.Rounded(model=LOCAL, precision="bf16", quantise=None),
     recipes.TrainingLog(model=DPO),
+    recipes.AlongCurve(model=DPO, along=ALONG),
+    recipes.OtherPrompts(of=PROMPTS, without=recipes.Prompts(source=HUB_DATA, count=3), count=3),
     recipes.Constant(),
     recipes.Prior(model=SFT, prompt="p"),
     recipes.Column(source=HUB_DATA, chosen="c", rejected="r", pair_id="i"),

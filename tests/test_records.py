@@ -15,7 +15,7 @@ from refstudy.records import read_records, record_path, running, scan, status_ro
 
 ROW_FIELDS = {
     "cell_id", "policy", "reference", "beta", "seed", "status", "degenerate", "reason", "win_rate", "win_rate_se", "length_mean",
-    "truncation_rate", "gold_reward", "precision", "kl_start_nats", "duration_s", "finished_at",
+    "truncation_rate", "gold_reward", "precision", "kl_start_nats", "duration_s", "finished_at", "alarms",
 }  # fmt: skip
 
 
@@ -160,6 +160,36 @@ def test_status_row_has_the_declared_fields_and_measures(tmp_path):
     json.dumps(row, allow_nan=False)
 
 
+def test_record_from_before_alarms_is_read_without_any(tmp_path):
+    path = write_record(tmp_path, done())
+    old = {name: value for name, value in json.loads(path.read_text()).items() if name not in ("along", "alarms")}
+    path.write_text(json.dumps(old))
+    (record,) = read_records(tmp_path)
+    assert (record["along"], record["alarms"], record["status"]) == ([], [], "done")
+
+
+def test_alarm_noted_on_a_running_cell_shows_in_its_status(tmp_path):
+    words = "length_ratio 2.5 > 2 at step 40"
+    with running(tmp_path, cell("a1")):
+        records.note(tmp_path, "a1", alarms=[{"words": words}])
+        (row,) = status_rows(tmp_path)
+        assert (row["status"], row["alarms"], row["beta"]) == ("running", [words], 0.1)
+        write_record(tmp_path, done())
+        records.note(tmp_path, "a1", alarms=[{"words": words}])
+    assert status_rows(tmp_path)[0]["alarms"] == [], "a finished record is not written into"
+    records.note(tmp_path, "absent", alarms=[])
+    assert [record["cell_id"] for record in read_records(tmp_path)] == ["a1"]
+
+
+def test_status_calls_degenerate_what_todays_limits_do_whatever_the_record_said(tmp_path):
+    """A policy whose answers shrank to a tenth of its start's, recorded before there was a limit for that."""
+    path = write_record(tmp_path, done(measures={"length_ratio": 0.1, "win_rate": 0.1}, degenerate=False))
+    before = path.read_bytes()
+    (row,) = status_rows(tmp_path)
+    assert (row["degenerate"], row["reason"]) == (True, "length_ratio 0.1 < 0.25")
+    assert path.read_bytes() == before
+
+
 def test_status_of_a_failed_cell_gives_the_error_as_reason(tmp_path):
     write_record(
         tmp_path, done(status="failed", measures={}, error={"type": "ModelError", "message": "no tokenizer", "traceback": "..."})
@@ -206,7 +236,7 @@ def test_thousand_cells_are_read_within_a_second(tmp_path):
     assert time.perf_counter() - started < 1.0
 
 
-@pytest.mark.parametrize("module", ["store", "records", "provenance", "processes"])
+@pytest.mark.parametrize("module", ["store", "records", "provenance", "processes", "grid"])
 def test_module_imports_nothing_heavy(module):
     script = (
         f"import sys, refstudy.{module}; print(sorted({{'torch', 'ray', 'wandb', 'transformers', 'numpy'}} & set(sys.modules)))"

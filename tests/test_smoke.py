@@ -63,6 +63,7 @@ def test_status_json_has_every_field_of_every_cell(finished: Any) -> None:
         assert set(row) == {
             "cell_id", "policy", "reference", "beta", "seed", "status", "degenerate", "reason", "win_rate", "win_rate_se",
             "length_mean", "truncation_rate", "gold_reward", "precision", "kl_start_nats", "duration_s", "finished_at",
+            "alarms",
         }  # fmt: skip
         assert row["status"] == "done"
         assert 0 <= row["win_rate"] <= 1

@@ -79,6 +79,7 @@ def finished_run(folder: Path, record=RECORD) -> list:
     for step in (5, 10):
         assert tracker.emit(Measurement("train", step, 10, {"loss": 1 / step, "reward_margin": 0.5 * step})) is None
     tracker.emit(Measurement("generate", 3, 768, {"answers": 3.0}))
+    tracker.emit(Measurement("along", 10, 10, {"win_rate": 0.6, "kl_start_nats": 1.5}, ("kl_start_nats 1.5 > 1 at step 10",)))
     tracker.samples(lambda: [{"prompt": "Name 2 facts.", "answer": "Öl und Zinn.", "p": 0.8}])
     tracker.finish(record)
     return ended(run_files(folder)[-1])
@@ -99,6 +100,11 @@ def test_offline_run_file_holds_config_steps_summary_and_group(tmp_path, monkeyp
     ]
     assert [(step["_step"], step["train/loss"]) for step in steps if "train/loss" in step] == [(5, 0.2), (10, 0.1)]
     assert not any("generate/answers" in step for step in steps)
+    assert [(step["along/win_rate"], step["along/kl_start_nats"]) for step in steps if "along/win_rate" in step] == [(0.6, 1.5)]
+    alerts = [each.alert for each in records if each.WhichOneof("record_type") == "alert"]
+    assert [(alert.title, alert.text, alert.level, alert.wait_duration) for alert in alerts] == [
+        ("refstudy alarm", "kl_start_nats 1.5 > 1 at step 10", "WARN", 1)
+    ]
     assert any(name.split("/")[0] == "samples" for step in steps for name in step)
     summary = {}
     for each in records:
@@ -142,6 +148,9 @@ class FakeRun:
     def finish(self, exit_code):
         self._perhaps("finish")
 
+    def alert(self, title, text, level, wait_duration):
+        self._perhaps("alert")
+
     def _perhaps(self, call):
         if call == self.broken:
             raise ConnectionError("no route\nto host")
@@ -152,7 +161,7 @@ def fake_wandb(monkeypatch, init):
     monkeypatch.setitem(__import__("sys").modules, "wandb", fake)
 
 
-@pytest.mark.parametrize("broken", ["init", "log", "summary", "finish"])
+@pytest.mark.parametrize("broken", ["init", "log", "alert", "summary", "finish"])
 def test_wandb_that_raises_gives_one_warning_and_then_silence(tmp_path, monkeypatch, caplog, broken):
     def init(**options):
         if broken == "init":
@@ -162,7 +171,7 @@ def test_wandb_that_raises_gives_one_warning_and_then_silence(tmp_path, monkeypa
     fake_wandb(monkeypatch, init)
     tracker = Tracker(CELL, "quickstart", tmp_path)
     for step in range(3):
-        tracker.emit(Measurement("train", step, 3, {"loss": 1.0}))
+        tracker.emit(Measurement("train", step, 3, {"loss": 1.0}, ("an alarm",)))
     tracker.samples(lambda: [{"prompt": "a"}])
     tracker.finish(RECORD)
     assert [each.levelno for each in warnings(caplog)] == [logging.WARNING]

@@ -29,18 +29,18 @@ def write(
     emit: Emit,
 ) -> None:
     """Writes a judge's verdicts, and a summary where it has something to say about how they came about."""
-    judged = _judged(judge, prompts, candidate, baseline, store, emit)
+    of = judged(judge, prompts, candidate, baseline, store, emit)
     labels = [prompt.meta.get(LABEL) for prompt in prompts]
     verdicts = [
         replace(verdict, label=int(label)) if label in (0, 1) else verdict
-        for verdict, label in zip(judged.verdicts, labels, strict=True)
+        for verdict, label in zip(of.verdicts, labels, strict=True)
     ]
     judges.write(folder, verdicts)
-    if judged.summary:
-        write_json(folder / judges.SUMMARY, judged.summary)
+    if of.summary:
+        write_json(folder / judges.SUMMARY, of.summary)
 
 
-def _judged(
+def judged(
     judge: recipes.Judge,
     prompts: Sequence[Prompt],
     candidate: Sequence[Completion],
@@ -48,6 +48,7 @@ def _judged(
     store: Store,
     emit: Emit,
 ) -> Judged:
+    """A judge's verdicts on answers in memory, and what it has to say about how they came about."""
     match judge:
         case recipes.GoldJudge():
             return Judged(gold.judge(world.draw(judge.world), prompts, candidate, baseline))

@@ -21,6 +21,7 @@ TRAINING_MEASURES = {
     "validation_loss": "validation_loss",
     "validation_reward_accuracy": "validation_reward_accuracy",
     "validation_policy_accuracy": "validation_policy_accuracy",
+    "checkpoint_step": "checkpoint_step",
 }
 """Key of a training log's `final` -> measure."""
 

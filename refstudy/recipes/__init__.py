@@ -8,6 +8,9 @@ the reason. RESULT_VERSION of a kind rises when its code gives other results; a 
 from collections.abc import Iterable, Iterator
 
 from refstudy.identity import fingerprint, nested
+from refstudy.recipes.along import Along as Along
+from refstudy.recipes.along import AlongCurve as AlongCurve
+from refstudy.recipes.along import OtherPrompts as OtherPrompts
 from refstudy.recipes.judges import GIVEN_ONLY as GIVEN_ONLY
 from refstudy.recipes.judges import AnnotationsJudge as AnnotationsJudge
 from refstudy.recipes.judges import GoldJudge as GoldJudge
@@ -60,7 +63,7 @@ from refstudy.recipes.verdicts import Verdicts as Verdicts
 Model = Hub | Local | Adapter | Rounded | Pretrained | Scratch | Sft | Dpo
 Scorer = Model | Constant | Prior | Column | Server | Mixture | Derived
 AnyAnswers = Completions | Answers
-AnyPrompts = MiniaturePrompts | HeldOutPrompts | Prompts
+AnyPrompts = MiniaturePrompts | HeldOutPrompts | Prompts | OtherPrompts
 Recipe = (
     MiniaturePrompts
     | MiniaturePairs
@@ -68,6 +71,7 @@ Recipe = (
     | Preferences
     | HeldOutPrompts
     | Prompts
+    | OtherPrompts
     | Conversations
     | Hub
     | Local
@@ -91,6 +95,7 @@ Recipe = (
     | Completions
     | Answers
     | TrainingLog
+    | AlongCurve
     | Divergence
     | TokenShifts
     | Judge

@@ -6,12 +6,13 @@ Invariant: a checkpoint from elsewhere is named by its content or revision, one 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from refstudy.identity import execution_only
+from refstudy.identity import added_later, execution_only
 from refstudy.recipes.texts import Conversations, Demonstrations, Preferences
 from refstudy.recipes.values import DEVICE_MAP_REASON, PATH_REASON, WORLD_VERSION, Training
 
 if TYPE_CHECKING:
     from refstudy.recipes import Model
+    from refstudy.recipes.along import Along
     from refstudy.recipes.references import Table
 
 
@@ -133,3 +134,11 @@ class Dpo:
     beta: float
     seed: int
     train: Training
+    checkpoint: Literal["last", "lowest_validation_loss", "best_judged"] = added_later("last")
+    """Which of the policies along training this is."""
+    checkpoint_every: int = added_later(0)
+    """For lowest_validation_loss: optimizer steps from one checkpoint to the next; 0: a tenth of the run. The last step is one."""
+    along: "Along | None" = added_later(None)  # a field, not a value
+    """The evaluations that choose the checkpoint (best_judged) or raise `alarms`; None: nothing rests on any."""
+    alarms: tuple[str, ...] = added_later(())
+    """Limits on measures of `along`, in their own words and sorted: past any of them training ends."""

@@ -8,8 +8,10 @@ and a test keeps losses and gradients equal to those of an unmodified trainer wi
 import tempfile
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -21,12 +23,14 @@ from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
 from refstudy import chat, scoring
+from refstudy.errors import TrainingError
 from refstudy.measurement import Emit
 from refstudy.recipes import Training
 from refstudy.tables import PairTable, join
 from refstudy.token_pairs import TokenPair
 from refstudy.training import settings
-from refstudy.training.progress import Progress, not_finite
+from refstudy.training.looks import Look, Looking, Looks
+from refstudy.training.progress import Progress, check_finite, not_finite
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,24 @@ class Validation:
 
     pairs: list[TokenPair]
     table: PairTable
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Which policy along training is kept."""
+
+    rule: Literal["last", "lowest_validation_loss", "best_judged"] = "last"
+    every: int = 0
+    """Steps between the validation losses of lowest_validation_loss; 0: a tenth of the run."""
+
+
+@dataclass(frozen=True)
+class Along:
+    """Evaluations of the policy along training."""
+
+    look: Look
+    every: int = 0
+    """Steps from one to the next; 0: a tenth of the run."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +69,15 @@ class Trained:
     """One entry every `log_every` steps: step, epoch, and means over these steps: loss, reward_margin, ..."""
     final: dict[str, float]
     """loss, reward_margin, reward_accuracy, policy_accuracy over the training pairs, each pair as it was at its last visit; the
-    same with `validation_` over validation pairs under the finished policy; steps; train_loss: TRL's mean over the run."""
+    same with `validation_` over validation pairs under the finished policy; steps; train_loss: TRL's mean over the run;
+    checkpoint_step where a rule chose one: what speaks of training pairs then still speaks of the whole run."""
     phases_s: dict[str, float]
     stopped: dict[str, Any] | None
     """{step, reason} of an early end; None: trained to the end."""
+    along: list[dict[str, float]]
+    """One entry for each evaluation along training: step, epoch and what it measured."""
+    validations: list[dict[str, float]]
+    """Of lowest_validation_loss one entry for each checkpoint: step, epoch, validation_loss and the rates beside it."""
 
 
 def train(
@@ -65,11 +92,13 @@ def train(
     emit: Emit,
     validation: Validation | None = None,
     log_every: int = 10,
+    along: Along | None = None,
+    checkpoint: Checkpoint = Checkpoint(),
 ) -> Trained:
     """The policy trained from `model` (changed in place) on `pairs` against the reference of `table`.
 
-    TableError if the table lacks a pair or scored another text, TrainingError if the loss is not finite. Nothing is written:
-    `models.save` does that.
+    Evaluations `along` training do not change it; a Stop that answers one of their measurements ends it. TableError if the table
+    lacks a pair or scored another text, TrainingError if the loss is not finite. Nothing is written: `models.save` does that.
     """
     begun = time.perf_counter()
     progress = Progress("train", emit, settings.words(training, beta=beta))
@@ -90,23 +119,46 @@ def train(
             callbacks=[progress],
         )
         trainer.remove_callback(PrinterCallback)
+        looks = [
+            Looks(each, emit, progress.settings, trainer.policy_as_it_is)
+            for each in _lookings(along, checkpoint, validation, tokenizer, beta)
+        ]
+        for look in looks:
+            trainer.add_callback(look)
         ready = time.perf_counter()
         with settings.answers_alone():
             steps = trainer.train()
     trained = trainer.trained_model()
-    _check_finite(trained, steps.global_step, settings.words(training, beta=beta))
+    check_finite(trained, steps.global_step, progress.settings)
     ended = time.perf_counter()
     final = {"steps": float(steps.global_step), "train_loss": float(steps.training_loss), **trainer.last_visits()}
+    for look in looks:
+        if look.looking.best:
+            final["checkpoint_step"] = float(look.restore_best(trained))
     if validation is not None:
         final |= _validated(trained, tokenizer, validation, beta)
     phases = {"prepare": ready - begun, "train": ended - ready, "validate": time.perf_counter() - ended}
-    return Trained(trained, progress.history, final, phases, progress.stopped)
+    stopped = next((each for each in (progress.stopped, *(look.stopped for look in looks)) if each), None)
+    curves = {each.looking.stage: each.curve for each in looks}
+    return Trained(trained, progress.history, final, phases, stopped, curves.get("along", []), curves.get("validate", []))
 
 
-def _check_finite(model: PreTrainedModel, step: int, words: str) -> None:
-    """Refuses weights that the last step blew up: no later loss would have shown it."""
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters() if parameter.requires_grad):
-        raise not_finite(float("nan"), step, words)
+def _lookings(
+    along: Along | None, checkpoint: Checkpoint, validation: Validation | None, tokenizer: PreTrainedTokenizerBase, beta: float
+) -> Iterator[Looking]:
+    """What is looked at while the policy trains, the measure of the checkpoint rule as the best."""
+    if along is not None:
+        yield Looking("along", along.look, along.every, best="win_rate" if checkpoint.rule == "best_judged" else None)
+    if checkpoint.rule == "lowest_validation_loss":
+        if validation is None:
+            raise TrainingError("lowest_validation_loss needs validation pairs; set data.validation_pairs above 0")
+
+        def look(policy: Any) -> dict[str, float]:
+            return _validated(policy, tokenizer, validation, beta)
+
+        yield Looking("validate", look, checkpoint.every, best="validation_loss", lowest=True)
+    if checkpoint.rule == "best_judged" and along is None:
+        raise TrainingError("best_judged needs evaluations along training; add an `along` block to the sweep")
 
 
 def rows(pairs: list[TokenPair], table: PairTable) -> Dataset:
@@ -186,6 +238,24 @@ class TableDPOTrainer(DPOTrainer):
             return {}
         visited = np.concatenate(self._visits, axis=1)[:, -self._pairs :]
         return metrics(visited[0], visited[1], visited[2], visited[3], self.beta)
+
+    @contextmanager
+    def policy_as_it_is(self) -> Iterator[Any]:
+        """The policy in eval mode and without TRL's fused head while the context lasts; after it the trainer goes on as before."""
+        model = self.accelerator.unwrap_model(self.model)
+        inner = model.get_base_model() if is_peft_model(model) else model
+        modes = [(module, module.training) for module in model.modules()]
+        patched = [(part, part.__dict__.pop("forward", None)) for part in dict.fromkeys((model, inner))]
+        self._hook.remove()
+        try:
+            yield inner.eval()
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for part, forward in patched:
+                if forward is not None:
+                    part.__dict__["forward"] = forward
+            self._hook = cast(torch.nn.Module, self.model).register_forward_hook(self._keep_sums)
 
     def trained_model(self) -> Any:
         """The policy in eval mode without TRL's fused head: an ordinary model to whatever comes next."""

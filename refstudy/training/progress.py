@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from refstudy.errors import TrainingError
@@ -52,6 +53,12 @@ class Progress(TrainerCallback):
         if self.stopped is not None:
             step, reason = self.stopped["step"], self.stopped["reason"]
             raise TrainingError(f"{self.stage} was stopped at step {step}: {reason}; nothing of it is kept, run again to make it")
+
+
+def check_finite(model: torch.nn.Module, step: int, settings: str) -> None:
+    """Refuses weights that the last step blew up: no later loss would have shown it."""
+    if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters() if weight.requires_grad):
+        raise not_finite(float("nan"), step, settings)
 
 
 def not_finite(loss: float, step: int, settings: str) -> TrainingError:

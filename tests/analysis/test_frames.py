@@ -52,6 +52,21 @@ def test_load_cells_of_an_earlier_grid_are_kept_out_of_done(tmp_path):
     assert "c0003" not in set(results.prompts["cell_id"])
 
 
+def test_load_label_follows_measures_and_limits_not_what_was_recorded(tmp_path):
+    """The first cell exploded and was recorded as healthy, the second shrank, the third is healthy and was called degenerate."""
+    folder, store = synthetic.build(tmp_path, **SMALL)
+    for cell_id, measures, recorded in (
+        ("c0000", {"truncation_rate": 0.9}, False),
+        ("c0001", {"length_ratio": 0.1}, False),
+        ("c0002", {"length_ratio": 1.2, "truncation_rate": 0.0}, True),
+    ):
+        record = records.read_record(folder / "cells" / f"{cell_id}.json")
+        records.write_record(folder, {**record, "measures": {**record["measures"], **measures}, "degenerate": recorded})
+    cells = frames.load(folder, store).cells.set_index("cell_id")
+    assert cells.loc[["c0000", "c0001", "c0002"], "degenerate"].tolist() == [True, True, False]
+    assert cells.loc["c0001", "reason"] == "length_ratio 0.1 < 0.25"
+
+
 def test_load_panel_names_only_settings_that_differ(tmp_path):
     settings = ({"train.learning_rate": 1e-4, "data.world": 0}, {"train.learning_rate": 2e-4, "data.world": 0})
     results = frames.load(*synthetic.build(tmp_path, **SMALL, settings=settings))

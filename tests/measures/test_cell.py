@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from refstudy.measures.cell import measure
+from refstudy.measures.cell import TRAINING_MEASURES, measure
+from refstudy.measures.names import ALONG, CELL
 from refstudy.texts import Completion, Prompt
 
 
@@ -99,3 +100,8 @@ def test_measure_repetition_of_a_terminated_answer_is_without_its_end_token():
     """5 x 5 then the end token: without it two 4-grams, one unique, 1/2; with it three, two unique, would be 1/3."""
     answers = [_answer(name, "said", [5, 5, 5, 5, 5, 0]) for name in "pqr"]
     assert measure(PROMPTS, answers, answers, VERDICTS, [], {})["seq_rep_4"] == 0.5
+
+
+def test_every_measure_has_its_name_in_the_list_that_alarms_are_checked_against(measures):
+    assert {*measures, *TRAINING_MEASURES.values()} - set(CELL) == set()
+    assert set(ALONG) - set(CELL) == {"win_rate_fall"}

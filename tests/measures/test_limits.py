@@ -50,4 +50,9 @@ def test_degenerate_names_each_limit_exceeded_with_its_value():
 
 
 def test_degenerate_at_the_limits_is_healthy():
-    assert limits.degenerate({"truncation_rate": 0.5, "repetitive_share": 0.2}) == (False, None)
+    assert limits.degenerate({"truncation_rate": 0.5, "repetitive_share": 0.2, "length_ratio": 0.25}) == (False, None)
+
+
+def test_degenerate_are_answers_that_shrink_to_nothing_though_nothing_repeats():
+    shrunk = {"truncation_rate": 0.0, "repetitive_share": 0.0, "length_ratio": 0.1, "distinct_answers": 0.05}
+    assert limits.degenerate(shrunk) == (True, "length_ratio 0.1 < 0.25")
