@@ -110,8 +110,21 @@ REFERENCE_COLUMNS = (
     Column("own_truncation_rate", "references.json", "[0, 1]"),
 )
 
-REFERENCE_KL = ("kl_reference_nats", "kl_reference_nats_per_byte", "retokenised_share")
-"""What reference_kl.json may say of a cell; the last: answers in [0, 1] whose tokens as drawn are not those of their text."""
+KL_COLUMNS = (
+    Column("kl_reference_nats", "reference_kl.json", "nats an answer"),
+    Column("kl_reference_nats_per_byte", "reference_kl.json", "nats a byte of answer"),
+    Column("retokenised_share", "reference_kl.json", "[0, 1]; answers whose tokens as drawn are not those of their text"),
+)
+REFERENCE_KL = tuple(column.name for column in KL_COLUMNS)
+"""What reference_kl.json may say of a cell."""
+
+GRID_COLUMNS = (
+    Column("current", "sweep.json", "yes or no; no: a cell of an earlier grid of this folder"),
+    Column("settings", "settings", "values of all further axes by their dotted path"),
+    Column("baseline_id", "recipes.baseline", "id of the answers that the cell was judged against"),
+    Column("panel", "policy and settings that differ", "title of a small multiple"),
+)
+"""What the cell frame says of a cell's place in its grid."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +144,7 @@ class Results:
     baselines: pd.DataFrame
     """baseline_id, length_tokens, length_low, length_high."""
     references: pd.DataFrame
-    """REFERENCE_COLUMNS and `panel`; empty before the references' own scores are made."""
+    """REFERENCE_COLUMNS, `settings` and `panel`; empty before the references' own scores are made."""
     faults: list[str]
     """What could not be read, in sentences."""
     imported: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -143,14 +156,17 @@ class Results:
         return self.cells[self.cells["current"] & (self.cells["status"] == "done")].copy()
 
 
-def load(folder: Path | str, store: Store) -> Results:
-    """The results in `folder` (a sweep's folder), with verdicts and answers of its cells from `store`."""
+def load(folder: Path | str, store: Store, earlier: bool = False) -> Results:
+    """The results in `folder` (a sweep's folder), with verdicts and answers of its cells from `store`.
+
+    earlier: cells of earlier grids of the folder count as current, so that a grid run in parts is seen whole before it ends.
+    """
     folder = Path(folder)
     sweep = records.read_sweep(folder)
     scan = records.scan(folder)
     by_id = {record["cell_id"]: record for record in scan.records}
     faults = list(scan.faults)
-    cells = _cells(sweep, by_id).merge(_reference_kl(folder, faults), on="cell_id", how="left")
+    cells = _cells(sweep, by_id, earlier).merge(_reference_kl(folder, faults), on="cell_id", how="left")
     done = {cell_id: by_id[cell_id] for cell_id in cells.loc[cells["current"] & (cells["status"] == "done"), "cell_id"]}
     brought = records.scan(folder / records.IMPORTED)
     faults += brought.faults
@@ -225,14 +241,17 @@ def _answers_folder(store: Store, identity: str | None) -> Path:
     return artefact(store, "answers" if (given / "manifest.json").is_file() else "completions", identity)
 
 
-def _cells(sweep: Mapping[str, Any], by_id: Mapping[str, records.Record]) -> pd.DataFrame:
+def _cells(sweep: Mapping[str, Any], by_id: Mapping[str, records.Record], earlier: bool = False) -> pd.DataFrame:
     listed = {cell["cell_id"]: cell for cell in sweep.get("cells", [])}
     rows = []
     for cell_id in dict.fromkeys([*listed, *by_id]):
         source = {**listed.get(cell_id, {}), **by_id.get(cell_id, {})}
         row = {column.name: at(source, column.source) for column in CELL_COLUMNS}
         row |= {"status": row["status"] or "planned", **_label(source)}
-        row |= {"current": listed.get(cell_id, {}).get("current", cell_id in listed), "settings": source.get("settings") or {}}
+        row |= {
+            "current": earlier or listed.get(cell_id, {}).get("current", cell_id in listed),
+            "settings": source.get("settings") or {},
+        }
         rows.append(row | {"baseline_id": (source.get("recipes") or {}).get("baseline")})
     frame = pd.DataFrame(rows, columns=[*(column.name for column in CELL_COLUMNS), "current", "settings", "baseline_id"])
     measured = [column.name for column in CELL_COLUMNS if column.source.startswith("measures.")]
@@ -351,7 +370,7 @@ def _references(folder: Path, cells: pd.DataFrame, faults: list[str]) -> pd.Data
     frame = pd.DataFrame([{name: row.get(name) for name in [*names, "settings"]} for row in rows], columns=[*names, "settings"])
     frame[names[2:]] = frame[names[2:]].apply(pd.to_numeric)
     frame["panel"] = panels(frame, varied(cells))
-    return frame.drop(columns="settings")
+    return frame
 
 
 def _reference_kl(folder: Path, faults: list[str]) -> pd.DataFrame:

@@ -331,6 +331,25 @@ def import_(
         print(_summary(record, f"{name} ({record['policy']}, seed {record['seed']}): "))
 
 
+@app.command(epilog="Example: refstudy findings results/quickstart --json")
+def findings(
+    folders: Annotated[list[Path] | None, typer.Argument(metavar="RESULTS", help="One or several results folders.")] = None,
+    published: Annotated[bool, typer.Option("--published", help="The paper's tables, judged by the same code.")] = False,
+    earlier: Annotated[
+        bool, typer.Option("--earlier", help="Also cells of earlier grids of a folder: a study run in parts.")
+    ] = False,
+    store: StoreFolder = None,
+    json_: AsJson = False,
+) -> None:
+    """Says what the sweeps (or the paper's tables) show: reproduced, contradicted, undecided or not_testable, with intervals."""
+    from analysis import findings as of
+
+    if not folders and not published:
+        raise SpecError("nothing to judge; expected a results folder, such as results/quickstart, or --published")
+    found = [*(of.of_paper() if published else []), *(of.of_folders(folders, store, earlier) if folders else [])]
+    print(of.as_json(found) if json_ else of.as_text(found))
+
+
 @app.command(
     "alpaca-eval", epilog="Example: refstudy alpaca-eval annotations.csv --difficulty difficulty.csv --gamed gamed.csv --json"
 )
