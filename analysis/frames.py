@@ -197,6 +197,9 @@ def on_set(results: Results, name: str, store: Store) -> Results:
     faults: list[str] = []
     nowhere = pd.DataFrame(columns=["cell_id", *REFERENCE_KL]).astype(dict.fromkeys(REFERENCE_KL, float))
     cells = _cells(sweep, by_id).merge(nowhere, on="cell_id", how="left")
+    # A set's own label stands: what its lengths may be held against depends on its baseline, which measures do not tell.
+    cells["degenerate"] = [bool(by_id[cell_id]["degenerate"]) for cell_id in cells["cell_id"]]
+    cells["reason"] = [by_id[cell_id]["reason"] for cell_id in cells["cell_id"]]
     done = {cell_id: by_id[cell_id] for cell_id in cells.loc[cells["current"], "cell_id"]}
     return replace(
         results,

@@ -244,6 +244,7 @@ def test_analysis_imports_go_in_one_direction():
         "grids",
         "published",
         "findings",
+        "experiment",
         "simulation",
         "samples",
         "browser",

@@ -93,6 +93,7 @@ def test_reference_beta_and_seed_added_to_a_finished_sweep_make_only_their_own(t
         "scratch": 1,
         "table": 2 + 7,  # the new reference's, of training and validation pairs; each new cell's answers by its reference
         "training_log": 7,
+        "token_shifts": 7,
         "completions": 7 + 1 + 3,  # of the cells, the baseline of seed 1, the references: the new one's of seed 0, both of seed 1
         "divergence": 7,
         "verdicts": 7 + 3,

@@ -124,12 +124,13 @@ def test_server_reference_answers_for_its_own_score_only_where_its_entry_says_so
     silent, cell = far("false"), far("true")
     assert silent.id == cell.id
     answers = generation_stub(cell, store)
-    assert plan.reference_passes([silent], store) == []
+    kl = recipes.Table(scorer=silent.dpo.table.scorer, texts=silent.completions)
+    assert plan.reference_passes([silent], store) == [[kl]]
     own = plan.own_verdicts(cell)
     (group,) = plan.reference_passes([cell], store)
-    assert [type(each).__name__ for each in group][-2:] == ["Completions", "Verdicts"]
-    assert group[-1] == own
-    make.make_all(group, store)
+    assert [type(each).__name__ for each in group][-3:] == ["Completions", "Verdicts", "Table"]
+    assert group[-2:] == [own, kl]
+    make.make_all(group[:-1], store)  # this server chats, and scores no text
     (row,) = reference_scores._own_scores([cell], store)
     assert len(server.asked) == len(answers)
     assert row["reference"] == "far"

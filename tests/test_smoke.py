@@ -143,7 +143,7 @@ def test_second_run_and_a_wider_grid_make_only_what_is_missing(finished: Any) ->
     after = artefacts(store)
     assert {name: after[name] for name in before} == before
     new = sorted(name.split("/")[0] for name in after if name not in before)
-    assert new == sorted(["completions", "divergence", "table", "training_log", "verdicts"] * 2)
+    assert new == sorted(["completions", "divergence", "table", "token_shifts", "training_log", "verdicts"] * 2)
     assert all(path.read_bytes() == content for path, content in records.items())
     assert len(rows_of(results)) == 4
 

@@ -11,6 +11,7 @@ from refstudy import alone, artefacts, cost, explain, grid, make, plan, records,
 from refstudy.errors import DataError
 from refstudy.grid import Cell
 from refstudy.identity import fingerprint
+from refstudy.judges import judging
 from refstudy.records import Record
 from refstudy.results import Results
 from tests import sweeps
@@ -59,7 +60,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(module, name, counted)
 
-    for module, name in ((make.dpo, "train"), (make.generation, "generate"), (make.reward_judge, "judge")):
+    for module, name in ((make.dpo, "train"), (make.generation, "generate"), (judging.reward_model, "judge")):
         counting(module, name)
     return calls
 
@@ -164,7 +165,7 @@ def test_new_judge_or_baseline_of_a_set_trains_and_answers_nothing(bench: Bench,
 
 
 def test_answers_of_a_file_that_lack_prompts_are_refused(bench: Bench) -> None:
-    with pytest.raises(DataError, match=r"1 of 3 prompts have no answer in the file \(first: 'Write a letter to winter.'\)"):
+    with pytest.raises(DataError, match=r"1 of 3 prompts have no answer in the file \(first: '\w+', 'Write a letter to winter.'\)"):
         bench.run(ALPACA, "eval.alpaca.baseline={kind: file, path: two.json}", "axes.beta=[0.9]")
 
 

@@ -108,7 +108,7 @@ def test_report_shows_the_judge_escaped_and_leaves_out_what_is_not_known(built):
     assert "same in both orders" in page
     assert "agrees with labels" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;{{ 7 * 7 }}" in page
-    assert "<script" not in page
+    assert "<script>alert" not in page
     assert (folder / "tables" / "judges.csv").is_file()
 
 
@@ -117,7 +117,7 @@ def test_table_of_a_judge_of_one_order_has_no_column_of_orders(tmp_path):
     shown = tables.judges(judges.frame(frames.load(folder, store), store))
     headings = [column.heading for column in shown.headings]
     assert "win rate where longer" in headings
-    assert not {"same in both orders", "judge", "agrees with labels"} & set(headings)
+    assert not {"same in both orders", "agrees with labels"} & set(headings)
     assert len(shown.rows) == 1
 
 
