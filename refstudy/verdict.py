@@ -3,14 +3,29 @@
 Invariant: words and numbers come from the rows alone.
 """
 
+import csv
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from refstudy import table
 from refstudy.validation import Row
 
+STUDY = Path(__file__).parent / "predictions.csv"
+"""What analysis.experiment wrote of the study; a copy of sweeps/why_references_help/predictions.csv."""
+PREDICTED = (
+    ("gain", "intercept_over_residual_spread", "own_win_rate"),
+    ("length_shift", "abs_slope_nats_per_token", "own_win_rate"),
+)
+"""(outcome, the measure declared for it, a baseline): length_shift stands for degeneration, which one reference alone showed."""
+NAMES = {
+    "gain": "gain over self",
+    "length_shift": "how far answers left self's length",
+    "intercept_over_residual_spread": "intercept over residual spread",
+    "abs_slope_nats_per_token": "absolute slope",
+    "own_win_rate": "the references' own win rates",
+}
 SHORT = {"same": "policy's own", "same vocabulary": "same words", "other": "other"}
 """A row's vocabulary as the table has it."""
 
@@ -32,7 +47,23 @@ def show(name: str, rows: Sequence[Row]) -> None:
         for row in references:
             if row.words:
                 print(f"  {_name(row)}: {row.words}{_saturation(row)}")
+        print("\n" + "\n".join(borne_out()))
     print("\n" + "\n".join(_end(rows)))
+
+
+def borne_out() -> list[str]:
+    """How far such measures told what came of it in a study of worlds that were not looked at before, in lines."""
+    with STUDY.open(encoding="utf-8", newline="") as file:
+        found = {(row["outcome"], row["predictor"]): row for row in csv.DictReader(file)}
+    lines = ["How far that was borne out (rank correlation over the references of a world; sweeps/why_references_help.yaml):"]
+    for outcome, measure, baseline in PREDICTED:
+        of, beside = found[outcome, measure], found[outcome, baseline]
+        lines.append(
+            f"  {NAMES[measure]} with {NAMES[outcome]}: {float(of['correlation']):+.2f} ({float(of['low']):+.2f} to "
+            f"{min(float(of['high']), 1.0):+.2f}, {of['replicates']} worlds, {of['references']} references); "
+            f"{NAMES[baseline]}: {float(beside['correlation']):+.2f}"
+        )
+    return lines
 
 
 def _name(row: Row) -> str:

@@ -1,5 +1,6 @@
 """The sweeps of real text and real models: their entries pointed at small local checkpoints of the same architectures."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import pytest
 from pyarrow import parquet
 
 from refstudy import artefacts, grid, make, plan, recipes, token_pairs, trial
+from refstudy.checkpoints import Checkpoint
 from refstudy.errors import ModelError
+from refstudy.models import load
 from refstudy.store import Store
 from tests import checkpoints
+from tests.scoring_server import Served, listening
 
 # peft 0.21 asks transformers 5.23 for a property under its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -106,7 +110,7 @@ def run(sweep, chosen, tmp_path):
     return store, [trial.run_trial(cell, store, tmp_path / sweep.name) for cell in chosen]
 
 
-@pytest.mark.parametrize("name", ["real_text", "smollm2", "ultrafeedback_7b"])
+@pytest.mark.parametrize("name", ["real_text", "smollm2", "ultrafeedback_7b", "references_elsewhere"])
 def test_sweep_reads_and_says_its_question_and_command(name):
     sweep = grid.read(SWEEPS / f"{name}.yaml")
     assert sweep.spec.name == name
@@ -233,3 +237,27 @@ def test_real_text_runs_with_nothing_leaked_or_cut_unsaid(small_real_text, tmp_p
     for row in rows:
         whole = (row.chosen == pairs[row.pair_id].chosen, row.rejected == pairs[row.pair_id].rejected)
         assert whole == (row.chosen_complete, row.rejected_complete)
+
+
+@pytest.mark.long
+def test_references_elsewhere_are_a_file_a_folder_and_a_server(models, tmp_path):
+    """Every entry of the sweep as it stands, at a test's size: the folder is a tiny checkpoint, which a real server serves too."""
+    at = models / "smollm2"
+    model, words = load(Checkpoint(str(at)), device="cpu")
+    small = ["data.pairs=6", "generate.max_new_tokens=2"]
+    small += [f"{part}={steps}" for part, steps in (("policies.small.steps", 2), ("judge.start.steps", 2))]
+    with listening(Served(model, words)) as served:
+        sweep = grid.read(
+            SWEEPS / "references_elsewhere.yaml",
+            [
+                *small,
+                *("axes.reference=[self,columns,folder,served]", f"references.folder.model={at}"),
+                *(f"references.served.tokenizer={at}", f"references.served.base_url={served.base_url}"),
+            ],
+        )
+        store, records = run(sweep, grid.cells(sweep), tmp_path)
+    assert [record["status"] for record in records] == ["done"] * 4, records
+    columns, folder, by_server = (artefacts.read_pair_table(cell.dpo.table, store) for cell in grid.cells(sweep)[1:])
+    given = {row["pair_id"]: row for row in csv.DictReader((SWEEPS / "data" / "hh_helpful_400_logps.csv").open())}
+    assert columns.chosen_logp_sum == pytest.approx([float(given[each]["chosen_logp_sum"]) for each in columns.pair_ids])
+    assert by_server.chosen_logp_sum == pytest.approx(folder.chosen_logp_sum, abs=1e-3)

@@ -1,5 +1,7 @@
 """What `validate` prints."""
 
+import csv
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,3 +46,14 @@ def test_show_of_unknown_sizes_leaves_operations_out(capsys: pytest.CaptureFixtu
 )
 def test_short_has_three_digits_and_a_prefix(number: float, shown: str) -> None:
     assert verdict.short(number) == shown
+
+
+def test_words_are_followed_by_what_the_study_showed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The numbers are the study's own file's, which is written from its records."""
+    study = Path(__file__).parents[1] / "sweeps" / "why_references_help" / "predictions.csv"
+    assert verdict.STUDY.read_bytes() == study.read_bytes()
+    said = "\n".join(verdict.borne_out())
+    with study.open() as file:
+        for row in csv.DictReader(file):
+            if (row["outcome"], row["predictor"]) == ("gain", "intercept_over_residual_spread"):
+                assert f"with gain over self: {float(row['correlation']):+.2f} (" in said
