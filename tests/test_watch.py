@@ -1,10 +1,12 @@
 """Watching a sweep while another process adds records to it."""
 
+import contextlib
 import os
 import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -76,24 +78,26 @@ def test_watch_of_a_sweep_with_a_failed_cell_exits_1(tmp_path: Path) -> None:
     assert "E: <U+001B>[2J gone" in out
 
 
+def drain(terminal: int, into: list[bytes]) -> None:
+    """Reads a terminal until its other side is closed."""
+    with contextlib.suppress(OSError):
+        while part := os.read(terminal, 65536):
+            into.append(part)
+
+
 def test_watch_on_a_terminal_shows_the_table_and_ends_cleanly_on_interrupt(tmp_path: Path) -> None:
     folder = sweep(tmp_path)
     ours, theirs = pty.openpty()
-    process = started(folder, theirs)
+    process, shown = started(folder, theirs), list[bytes]()
+    os.close(theirs)
+    reader = threading.Thread(target=drain, args=(ours, shown))  # a terminal that nobody reads fills up, and stops who writes to it
+    reader.start()
     until(folder / "report.html", REFRESH)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=LIMIT_S) == 130
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            part = os.read(ours, 65536)
-        except OSError:
-            break
-        if not part:
-            break
-        shown += part
-    text = shown.decode()
+    reader.join(timeout=LIMIT_S)
+    os.close(ours)
+    text = b"".join(shown).decode()
     assert "2 of 4 cells finished" in text
     assert "larger-same" in text
     assert "Traceback" not in text
