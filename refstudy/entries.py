@@ -331,3 +331,16 @@ def _lora(entry: spec.LoraEntry | None) -> recipes.Lora | None:
     if entry is None:
         return None
     return recipes.Lora(rank=entry.rank, alpha=entry.alpha, dropout=entry.dropout, target=entry.target)
+
+
+def chat_server(entry: spec.ServerReference | spec.ServerBaseline) -> recipes.ChatServer:
+    """The server as one that answers prompts."""
+    return recipes.ChatServer(
+        model=entry.model,
+        revision=entry.revision,
+        base_url=entry.base_url.rstrip("/"),
+        concurrency=entry.concurrency,
+        timeout_s=entry.timeout_s,
+        retries=entry.retries,
+        key_variable=entry.key_variable,
+    )

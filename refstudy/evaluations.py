@@ -108,7 +108,7 @@ def _baseline(
         case spec.FileBaseline() | spec.HubBaseline():
             return recipes.Answers(source=_source(entry, place), prompts=prompts, tokens_of=start)
         case spec.ServerBaseline():
-            return recipes.Completions(source=_server(entry), prompts=prompts, sampling=sampling, tokens_of=start)
+            return recipes.Completions(source=entries.chat_server(entry), prompts=prompts, sampling=sampling, tokens_of=start)
         case spec.CellBaseline():
             return _known_cell(entry, variant, key)
         case _:
@@ -120,18 +120,6 @@ def _source(entry: spec.FileBaseline | spec.HubBaseline, place: Place) -> recipe
     if isinstance(entry, spec.FileBaseline):
         return entries.source(spec.FileSource(kind="file", path=entry.path), place)
     return entries.source(spec.HubSource(**entry.model_dump()), place)
-
-
-def _server(entry: spec.ServerBaseline) -> recipes.ChatServer:
-    return recipes.ChatServer(
-        model=entry.model,
-        revision=entry.revision,
-        base_url=entry.base_url.rstrip("/"),
-        concurrency=entry.concurrency,
-        timeout_s=entry.timeout_s,
-        retries=entry.retries,
-        key_variable=entry.key_variable,
-    )
 
 
 def _known_cell(entry: spec.CellBaseline, variant: Spec, key: str) -> spec.CellBaseline:

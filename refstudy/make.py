@@ -22,7 +22,6 @@ from refstudy import (
     data,
     divergence,
     generation,
-    given_answers,
     models,
     outputs,
     pretraining,
@@ -148,7 +147,8 @@ def _write(recipe: Recipe, store: Store, folder: Path, emit: Emit, shelf: Shelf)
         case recipes.Completions():
             texts.write_lines(folder / COMPLETIONS, _answers(recipe, store, shelf.take(_own_model(recipe)), emit))
         case recipes.Answers():
-            texts.write_lines(folder / COMPLETIONS, _given_answers(recipe, store))
+            given = read_prompts(recipe.prompts, store)
+            texts.write_lines(folder / COMPLETIONS, _as_text(given, outputs.answers(recipe, given), recipe.tokens_of, store))
         case recipes.Divergence():
             _write_divergence(recipe, store, folder, shelf.take(_own_model(recipe.completions)), emit)
         case recipes.Verdicts():
@@ -358,14 +358,6 @@ def _served_answers(recipe: recipes.Completions, store: Store, emit: Emit) -> li
     prompts = read_prompts(recipe.prompts, store)
     found = served_answers.answers(recipe.source, prompts, recipe.sampling, store.partial(recipe), emit)
     return _as_text(prompts, [(each.text, each.terminated) for each in found], recipe.tokens_of, store)
-
-
-def _given_answers(recipe: recipes.Answers, store: Store) -> list[Completion]:
-    prompts = read_prompts(recipe.prompts, store)
-    if isinstance(recipe.source, recipes.File):
-        tokenizer = models.load_tokenizer(checkpoints.checkpoint(recipe.tokens_of, store))
-        return outputs.completions(recipe.source, prompts, tokenizer)
-    return _as_text(prompts, [(text, True) for text in given_answers.texts(recipe, prompts)], recipe.tokens_of, store)
 
 
 def _as_text(prompts: list[Prompt], answered: list[tuple[str, bool]], tokens_of: recipes.Model, store: Store) -> list[Completion]:

@@ -1,25 +1,25 @@
-"""Answers that were made elsewhere, read from files and joined to a sweep's prompts.
+"""Answers that somebody already has: read from files or datasets and joined to prompts, or standing beside them.
 
 Invariant: every prompt gets exactly one answer, or the file is refused with the number of those that lack one and the first of
 them; a text is data, whatever stands in it.
 """
 
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refstudy import chat, recipes, turns
-from refstudy.content import content_hash
+from refstudy import data, recipes, turns
 from refstudy.datafiles import read_rows
 from refstudy.errors import DataError
-from refstudy.texts import Completion, Message, Prompt
+from refstudy.texts import Message, Prompt
 
-TEXTS = ("output", "completion", "text", "response")
-"""Columns that may hold the answer, in the order in which they are looked for: AlpacaEval's, TRL's, refstudy's own, vLLM's."""
+TEXTS = ("output", "answer", "completion", "text", "response")
+"""Columns that may hold the answer, in the order in which they are looked for; AlpacaEval's files have it in `output`."""
+ASKED = ("prompt", "messages", "instruction", "turns")
+"""Columns that may hold what was asked, as `turns.prompt` reads them."""
 SHOWN = 60
 """Characters of a prompt that an error shows."""
 
@@ -38,22 +38,23 @@ class Row:
         return self.prompt_id if self.prompt_id is not None else _key(self.messages or [])
 
 
-def completions(source: recipes.File, prompts: Sequence[Prompt], tokenizer: Any) -> list[Completion]:
-    """The file's answers to `prompts`, in their order, counted in the tokenizer's tokens (the end token too, where one ended).
+def answers(recipe: recipes.Answers, prompts: Sequence[Prompt]) -> list[tuple[str, bool]]:
+    """(text, whether it ended by itself) for each of `prompts`, in their order: of a file or dataset, or the chosen answers that
+    stand beside prompts of held-out pairs.
 
-    Rows have `output` (AlpacaEval's), `completion`, `text` or `response`, or `messages` that end with the assistant's; beside it
-    `prompt_id`, or `prompt`, `messages` or `instruction`. An answer ended by itself unless its row says `terminated: false` or
-    `finish_reason: length`. What nobody measured, the log-prob, is NaN.
+    Rows have one of TEXTS, or `messages` that end with the assistant's; beside it `prompt_id`, or one of ASKED. An answer ended by
+    itself unless its row says `terminated: false` or `finish_reason: length`. DataError if a prompt has no answer, or several.
     """
-    chosen = _joined(_rows(source), prompts)
-    ends = chat.end_of_turn(tokenizer)
-    return [_completion(prompt, rows[0], tokenizer, ends) for prompt, rows in zip(prompts, chosen, strict=True)]
+    if recipe.source is None:
+        return [(_chosen(prompt), True) for prompt in prompts]
+    rows = [_row(where, values) for where, values in data.read_source(recipe.source)]
+    return [(_text(row), _terminated(row)) for (row,) in _joined(rows, prompts)]
 
 
 def conversations(path: Path) -> list[tuple[Prompt, str, bool]]:
     """(prompt, answer, whether it ended by itself) of each row of a file that belongs to no sweep."""
     found: dict[str, tuple[Prompt, str, bool]] = {}
-    for row in _read(path):
+    for row in [_row(where, values) for where, values in read_rows(path)]:
         messages = row.messages or []
         prompt = Prompt(prompt_id=row.key, messages=messages, cluster=_key(messages) if messages else row.key)
         if row.key in found:
@@ -62,30 +63,25 @@ def conversations(path: Path) -> list[tuple[Prompt, str, bool]]:
     return list(found.values())
 
 
-def _rows(source: recipes.File) -> list[Row]:
-    if content_hash(source.path) != source.content:
-        raise DataError(f"{source.path} has changed since it was read first; import it again")
-    return _read(Path(source.path))
-
-
-def _read(path: Path) -> list[Row]:
-    return [_row(where, values) for where, values in read_rows(path)]
+def _chosen(prompt: Prompt) -> str:
+    chosen = prompt.meta.get("chosen")
+    if not isinstance(chosen, str):
+        raise DataError(f"prompt {prompt.prompt_id!r} has no chosen answer beside it; expected prompts of held-out pairs")
+    return chosen
 
 
 def _row(where: str, values: dict[str, Any]) -> Row:
     named = values.get("prompt_id")
     prompt_id = None if named is None or named == "" else str(named)
     messages = None
-    if any(column in values for column in ("prompt", "messages", "instruction")):
+    if any(column in values for column in ASKED):
         try:
             messages = turns.prompt(values)
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
     if prompt_id is None and not messages:
         names = ", ".join(map(str, values)) or "no columns"
-        raise DataError(
-            f"{where} says of no prompt that it answers it; expected prompt_id, prompt, messages or instruction: {names}"
-        )
+        raise DataError(f"{where} says of no prompt that it answers it; expected prompt_id or one of {', '.join(ASKED)}: {names}")
     return Row(where, prompt_id, messages, values)
 
 
@@ -139,18 +135,6 @@ def _said(prompt: Prompt) -> str:
 
 def _key(messages: Sequence[Message]) -> str:
     return json.dumps(messages, ensure_ascii=False, sort_keys=True)
-
-
-def _completion(prompt: Prompt, row: Row, tokenizer: Any, ends: list[int]) -> Completion:
-    text, ended = _text(row), _terminated(row)
-    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return Completion(
-        prompt_id=prompt.prompt_id,
-        text=text,
-        token_ids=ids + ends if ended else ids,
-        terminated=ended,
-        logp_sum_nats=math.nan,
-    )
 
 
 def _text(row: Row) -> str:

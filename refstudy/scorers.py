@@ -48,15 +48,7 @@ def answering(entry: spec.Reference, scorer: recipes.Scorer) -> recipes.Model | 
         return scorer
     if not isinstance(entry, spec.ServerReference) or not entry.answers:
         return None
-    return recipes.ChatServer(
-        model=entry.model,
-        revision=entry.revision,
-        base_url=entry.base_url.rstrip("/"),
-        concurrency=entry.concurrency,
-        timeout_s=entry.timeout_s,
-        retries=entry.retries,
-        key_variable=entry.key_variable,
-    )
+    return entries.chat_server(entry)
 
 
 def scorer(name: str, around: Surroundings, trail: tuple[str, ...] = ()) -> recipes.Scorer:

@@ -7,15 +7,12 @@ A server tells neither tokens nor log-probs that could be relied on: an answer i
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from refstudy import chat, recipes
-from refstudy.endpoint import Endpoint, endpoint
+from refstudy.endpoint import endpoint, fetch
 from refstudy.errors import ModelError
 from refstudy.measurement import Emit, Measurement, silent
 from refstudy.texts import Prompt
@@ -50,7 +47,7 @@ def answers(
     partial.parent.mkdir(parents=True, exist_ok=True)
     with open(partial, "a", encoding="utf-8") as out:
         out.write("\n" if out.tell() else "")  # ends a line that was torn with its process
-        for prompt_id, fetched in _fetch(client, missing, served.concurrency, stop):
+        for prompt_id, fetched in fetch(client, served.concurrency, missing, missing.__getitem__, stop):
             try:
                 known[prompt_id] = read(fetched())
             except ModelError as error:
@@ -100,28 +97,6 @@ def read(answer: dict[str, Any]) -> Answer:
     except UnicodeEncodeError as error:
         raise ModelError("the answer holds half a character (a lone surrogate); expected well-formed text") from error
     return Answer(text or "", ENDED[end])
-
-
-def _fetch(
-    client: Endpoint, bodies: dict[str, dict[str, Any]], concurrency: int, stop: threading.Event
-) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """(prompt id, what gives the server's answer or raises why there is none) as they come, `concurrency` of them under way.
-
-    Nothing more is sent once `stop` is set, nor after the caller leaves.
-    """
-    waiting = iter(bodies)
-    under_way: dict[Future[dict[str, Any]], str] = {}
-    with ThreadPoolExecutor(concurrency, thread_name_prefix="chat") as pool:
-        try:
-            while True:
-                for prompt_id in () if stop.is_set() else islice(waiting, concurrency - len(under_way)):
-                    under_way[pool.submit(client.post, bodies[prompt_id], stop)] = prompt_id
-                if not under_way:
-                    return
-                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                    yield under_way.pop(future), future.result
-        finally:
-            stop.set()
 
 
 def _key(body: dict[str, Any]) -> str:

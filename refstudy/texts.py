@@ -45,7 +45,7 @@ class Completion:
     token_ids: list[int]
     """The tokens drawn, with the end token if one was drawn; of answers that came as text the tokens of that text."""
     terminated: bool
-    """Whether the model drew its end token within max_new_tokens; of answers from a file always."""
+    """Whether the model drew its end token within max_new_tokens; of answers from a file what it says, else yes."""
     logp_sum_nats: float | None
     """Log-prob of `token_ids` under the model at temperature 1 and full support; None: not known, where only the text is."""
 

@@ -6,13 +6,11 @@ It answers POST /v1/chat/completions greedily, by the checkpoint's own chat temp
 `tests.scoring_server`, whose listener it shares: `fault` sees each request before it is answered, `spoil` each answer.
 """
 
-import argparse
-import threading
 from dataclasses import dataclass
 
 import torch
 
-from tests.scoring_server import Body, Served, listening
+from tests.scoring_server import Body, Served, main
 
 PATH = "/v1/chat/completions"
 
@@ -56,21 +54,5 @@ class Judging(Served):
         return ids[len(prompt) :], listed
 
 
-def main() -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint")
-    parser.add_argument("--port", type=int, default=8000)
-    options = parser.parse_args()
-    model = AutoModelForCausalLM.from_pretrained(options.checkpoint).eval()
-    with listening(Judging(model, AutoTokenizer.from_pretrained(options.checkpoint)), options.port) as served:
-        print(f"judging with {options.checkpoint} at {served.base_url}; Ctrl-C ends it", flush=True)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            return
-
-
 if __name__ == "__main__":
-    main()
+    main(Judging, __doc__)

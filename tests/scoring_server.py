@@ -9,6 +9,7 @@ before it is answered, `spoil` each answer before it is sent.
 import argparse
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,7 +33,6 @@ class Served:
     """(request, answer) -> the answer to be sent."""
     asked: list[Body] = field(default_factory=list)
     base_url: str = ""
-    path: str = "/v1/completions"
     lock: Any = field(default_factory=threading.Lock)
 
     drawn: set[tuple[int, ...]] = field(default_factory=set)
@@ -145,15 +145,37 @@ def listening(served: Served, port: int = 0) -> Iterator[Served]:
             thread.join()
 
 
-def main() -> None:
+def cut(handler: Handler, body: Body) -> bool:
+    """A fault: the answer ends in its midst."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices": [')
+    return True
+
+
+def hang_up(handler: Handler, body: Body) -> bool:
+    """A fault: no answer."""
+    handler.close_connection = True
+    return True
+
+
+def slow(handler: Handler, body: Body) -> bool:
+    """A fault: no answer, half a second later."""
+    time.sleep(0.5)
+    return True
+
+
+def main(made: type[Served], usage: str | None) -> None:
+    """Serves the checkpoint that the command line names until Ctrl-C."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=usage)
     parser.add_argument("checkpoint")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(options.checkpoint).eval()
-    with listening(Served(model, AutoTokenizer.from_pretrained(options.checkpoint)), options.port) as served:
+    with listening(made(model, AutoTokenizer.from_pretrained(options.checkpoint)), options.port) as served:
         print(f"serving {options.checkpoint} at {served.base_url}; Ctrl-C ends it", flush=True)
         try:
             threading.Event().wait()
@@ -162,4 +184,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Served, __doc__)

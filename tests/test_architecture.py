@@ -69,7 +69,6 @@ LAYERS = (
         "divergence",
         "judges",
         "training",
-        "given_answers",
         "served_answers",
         "composed",
         "server_form",

@@ -6,11 +6,11 @@ import time
 import pytest
 
 from refstudy import partial_scores, recipes, scoring, server, token_pairs
-from refstudy.endpoint import endpoint
+from refstudy.endpoint import Endpoint, endpoint
 from refstudy.errors import ModelError
 from refstudy.tables import PairTable
 from tests import tiny
-from tests.scoring_server import Served, answering, listening
+from tests.scoring_server import Served, answering, cut, hang_up, listening, slow
 
 KEY = "sk-very-secret"
 FORMS = ("prompt_logprobs", "echo")
@@ -229,24 +229,6 @@ def test_wrong_answer_is_refused_with_pair_and_remedy_and_the_rest_is_kept(serve
 # Faults that pass ----------------------------------------------------------------------------------------------------------------
 
 
-def cut(handler, body):
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000")
-    handler.end_headers()
-    handler.wfile.write(b'{"choices": [')
-    return True
-
-
-def hang_up(handler, body):
-    handler.close_connection = True
-    return True
-
-
-def slow(handler, body):
-    time.sleep(0.5)
-    return True
-
-
 def dripping(handler, body):
     handler.send_response(200)
     handler.end_headers()
@@ -413,9 +395,8 @@ def test_equal_answers_are_scored_once(served, words, tmp_path):
     assert table.chosen_logp_sum == table.rejected_logp_sum
 
 
-def test_requests_under_way_are_bounded_and_nothing_follows_a_failure(served, words, pairs, tmp_path):
+def test_requests_under_way_are_bounded(served, words, pairs, tmp_path):
     under_way, most = [0], [0]
-    wrong = pairs[2].prompt_ids + pairs[2].chosen_ids
 
     def watched(handler, body):
         with served.lock:
@@ -424,12 +405,33 @@ def test_requests_under_way_are_bounded_and_nothing_follows_a_failure(served, wo
         time.sleep(0.05)
         with served.lock:
             under_way[0] -= 1
-        return body["prompt"] == wrong and answering(400)(handler, body)
+        return False
 
     served.fault = watched
+    server.score_pairs(recipe(served, concurrency=3), words, pairs, tmp_path / "a.jsonl")
+    assert most[0] == 3
+
+
+def test_nothing_follows_a_failure_and_what_is_under_way_is_kept(served, words, pairs, tmp_path, monkeypatch):
+    wrong = pairs[2].prompt_ids + pairs[2].chosen_ids
+    asked_until, stops, post = [], [], Endpoint.post
+
+    def watched(self, body, stop):
+        stops.append(stop)
+        return post(self, body, stop)
+
+    def failing(handler, body):
+        if body["prompt"] == wrong:
+            asked_until.append(len(served.scored))
+            return answering(400)(handler, body)
+        if asked_until:
+            stops[0].wait(30)  # the failure is seen first, however slow this machine is
+        return False
+
+    monkeypatch.setattr(Endpoint, "post", watched)
+    served.fault = failing
     with pytest.raises(ModelError, match=r"pair 'pair2' \(chosen\)"):
         server.score_pairs(recipe(served, concurrency=3), words, pairs, tmp_path / "a.jsonl")
-    assert most[0] == 3
-    assert len(served.scored) <= 7
+    assert len(served.scored) <= asked_until[0] + 2
     assert len(partial_scores.read(tmp_path / "a.jsonl")) == len(served.scored) - 1
     assert not [each for each in threading.enumerate() if each.name.startswith("server")]

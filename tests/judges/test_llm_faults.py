@@ -13,27 +13,9 @@ from refstudy.store import Store
 from tests import tiny
 from tests.judge_server import Judging
 from tests.judges.test_llm import KEY, OURS, PROMPTS, THEIRS, answers, impatient, judged, model, recipe, says, served, words
-from tests.scoring_server import answering, listening
+from tests.scoring_server import answering, cut, hang_up, listening, slow
 
 __all__ = ["impatient", "model", "served", "words"]
-
-
-def cut(handler, body):
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000")
-    handler.end_headers()
-    handler.wfile.write(b'{"choices": [')
-    return True
-
-
-def hang_up(handler, body):
-    handler.close_connection = True
-    return True
-
-
-def slow(handler, body):
-    time.sleep(0.5)
-    return True
 
 
 FAULTS = {
