@@ -37,21 +37,36 @@ DIGITS = 5
 def write(of: Study, folder: Path) -> list[Path]:
     """Writes world_N.csv (or seed_N.csv) with each replicate's cells, references.csv, gains.csv, predictions.csv; returns paths.
 
-    SpecError if the study has more than one grid: the files would be one another's.
+    Where other settings than the world are varied, a column `setting` tells their rows apart. SpecError if the study has more than
+    one policy or none: the files would be one another's.
     """
     of_policies, done = grids.of_study(of), of.cells[of.cells["status"] == "done"]
-    if len(of_policies) != 1:
-        names = ", ".join(f"{each.policy} {each.setting}".strip() for each in of_policies) or "none"
-        raise SpecError(f"an experiment is written for one policy and one setting; got {names}: give results of one of them")
+    if len({grid.policy for grid in of_policies}) != 1:
+        names = ", ".join(dict.fromkeys(grid.policy for grid in of_policies)) or "none"
+        raise SpecError(f"an experiment is written for one policy; got {names}: give results of one of them")
     folder.mkdir(parents=True, exist_ok=True)
-    written = {f"{of_policies[0].unit}_{name}": cells[list(CELLS)] for name, cells in done.groupby("replicate", sort=True)}
-    for grid in of_policies:
-        written |= {"gains": gains(grid), "predictions": predictions(grid, done), "references": references(grid)}
+    frames = {f"{of_policies[0].unit}_{name}": _cells(cells, of_policies) for name, cells in done.groupby("replicate", sort=True)}
+    frames["gains"] = _told(of_policies, [gains(grid) for grid in of_policies])
+    frames["predictions"] = _told(of_policies, [predictions(grid, done[done["setting"] == grid.setting]) for grid in of_policies])
+    frames["references"] = _told(of_policies, [references(grid) for grid in of_policies])
     paths = []
-    for name, frame in written.items():
+    for name, frame in frames.items():
         paths.append(folder / f"{name}.csv")
         frame.round(DIGITS).to_csv(paths[-1], index=False)
     return paths
+
+
+def _cells(cells: pd.DataFrame, of: list[Grid]) -> pd.DataFrame:
+    return cells[["setting", *CELLS]] if len(of) > 1 else cells[list(CELLS)]
+
+
+def _told(of: list[Grid], frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """The grids' frames as one, each with its grid's setting where there are several."""
+    if len(of) == 1:
+        return frames[0]
+    for grid, frame in zip(of, frames, strict=True):
+        frame.insert(0, "setting", grid.setting)
+    return pd.concat(frames, ignore_index=True)
 
 
 def gains(grid: Grid) -> pd.DataFrame:

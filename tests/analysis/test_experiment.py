@@ -65,3 +65,13 @@ def test_write_gives_a_file_for_each_replicate_and_refuses_two_grids(tmp_path):
     empty = replace(loaded, cells=loaded.cells.iloc[:0])
     with pytest.raises(SpecError, match="got none"):
         experiment.write(empty, tmp_path / "none")
+
+
+def test_other_settings_than_the_world_are_told_apart_by_a_column(tmp_path):
+    cells = pd.DataFrame({name: [1.0] for name in experiment.CELLS} | {"setting": ["rate 1"]})
+    one, other = replace(_grid(), setting="rate 1"), replace(_grid(), setting="rate 2")
+    assert list(experiment._cells(cells, [one])) == list(experiment.CELLS)
+    assert list(experiment._cells(cells, [one, other])) == ["setting", *experiment.CELLS]
+    found = experiment._told([one, other], [experiment.gains(one), experiment.gains(other)])
+    assert found["setting"].tolist() == ["rate 1"] * 4 + ["rate 2"] * 4
+    assert list(experiment._told([one], [experiment.gains(one)])) == list(experiment.gains(one))
