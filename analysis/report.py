@@ -22,20 +22,18 @@ from analysis import (
     controlled,
     estimates,
     evaluation_sets,
+    figures,
     findings,
     frames,
     judges,
-    plots,
     samples,
     study,
     summary,
     tables,
     token_shifts,
 )
-from analysis.compatibility import Fits
 from analysis.evaluation_sets import EvaluationSet
 from analysis.frames import Results
-from analysis.token_shifts import Shifted
 from refstudy.store import Store
 
 PAGE = "report.html"
@@ -75,7 +73,7 @@ def write(results: Path | str, store: Store, refresh_s: int | None = None) -> Pa
         sentences=summary.sentences(loaded, points, best, baselines),
         findings=findings.of_study(study.joined([loaded], [store])) if len(loaded.done) else [],
         several=points["panel"].nunique() > 1,
-        figures=_figures(loaded, points, baselines, own),
+        figures=figures.of_grid(loaded, points, baselines, own),
         best=tables.best(best),
         differences=tables.differences(differences),
         coverage=summary.coverage(differences if len(differences) else points),
@@ -87,10 +85,10 @@ def write(results: Path | str, store: Store, refresh_s: int | None = None) -> Pa
         judges=tables.judges(judged),
         references=tables.references(loaded, points, own),
         compatibility=tables.compatibility(_with_saturation(fitted, fits.saturation)),
-        compatibility_figures=_compatibility_figures(loaded, fits, fitted, points),
+        compatibility_figures=figures.of_compatibility(loaded, fits, fitted, points),
         suggested=_suggested(fitted),
         borne_out=compatibility.borne_out(fitted),
-        token_figures=_token_figures(loaded, shifted),
+        token_figures=figures.of_tokens(loaded, shifted),
         moved=tables.moved_tokens(token_shifts.most_moved(shifted.moved)),
         samples=shown,
         answers=browser.payload(loaded, store),
@@ -120,70 +118,6 @@ def question(text: str) -> str:
         elif asked:
             asked.append(line)
     return " ".join(asked).strip()
-
-
-def _figures(loaded: Results, points: pd.DataFrame, baselines: pd.DataFrame, own: pd.DataFrame) -> list[dict[str, Any]]:
-    if points.empty:
-        return []
-    bars = f"Bars: 95 % intervals, clustered by what prompts share. {summary.coverage(points)}"
-    dots = " Dots: single training runs." if points["seeds"].max() > 1 else ""
-    whiskers = f"{bars}{dots} Points of one beta stand slightly apart, to be told apart."
-    made = [
-        ("win_rate_by_beta", "Win rate against beta", plots.win_rate_by_beta(points, loaded.done), whiskers),
-        ("length_by_beta", "Answer length against beta", plots.length_by_beta(points, loaded.done, baselines), whiskers),
-    ]
-    if points["kl_start_nats"].notna().any():
-        words = "Each line joins a reference's betas in order. KL over the full vocabulary, on the policy's own answers. " + bars
-        made.append(
-            (
-                "win_rate_by_kl",
-                "Win rate against distance from the start",
-                plots.win_rate_by_kl(points, own[~own["self"].astype(bool)]),
-                words,
-            )
-        )
-    return [_figure(loaded, name, title, figure, words, "points") for name, title, figure, words in made]
-
-
-def _compatibility_figures(loaded: Results, fits: Fits, fitted: pd.DataFrame, points: pd.DataFrame) -> list[dict[str, Any]]:
-    """One for each panel with a reference that differs from self."""
-    differing = fitted[fitted["difference_spread_nats"] > 0]
-    differing = differing[differing["reference"].isin(points["reference"])]
-    made = []
-    for number, panel in enumerate(dict.fromkeys(differing["panel"])):
-        here, bins = (frame[frame["panel"] == panel] for frame in (differing, fits.by_length))
-        name = "compatibility" + (f"_{number + 1}" if number else "")
-        title = "How the references fit the policy" + (f": {panel}" if differing["panel"].nunique() > 1 else "")
-        words = (
-            "D: a reference's margin minus self's, of each preference pair; all that a reference adds to DPO with self. Left: the "
-            "two measures declared primary; a reference without noise to speak of has no place there. Right: D's mean and standard "
-            "deviation by length difference with the fitted line, each plot on a scale of its own; the line's height at 0 is the "
-            "intercept."
-        )
-        made.append(_figure(loaded, name, title, plots.compatibility(here, bins, points), words, "compatibility"))
-    return made
-
-
-def _token_figures(loaded: Results, shifted: Shifted) -> list[dict[str, Any]]:
-    """The end token against beta, and a histogram figure for each panel."""
-    if shifted.cells.empty:
-        return []
-    points, histogram = token_shifts.points(shifted.cells), token_shifts.by_beta(shifted.histogram)
-    on = f"On at most {shifted.cells['answers'].max()} chosen answers, the same for every cell of a policy and seed."
-    made = [_figure(loaded, "end_token_by_beta", "The end token's shift", plots.end_token_by_beta(points), on, "token_shifts")]
-    for number, panel in enumerate(dict.fromkeys(histogram["panel"])):
-        name = "token_shifts" + (f"_{number + 1}" if number else "")
-        title = "How far tokens moved" + (f": {panel}" if histogram["panel"].nunique() > 1 else "")
-        words = f"Bins of half a nat, from 20 below to 20 above; what lies beyond is counted in the table. {on}"
-        figure = plots.token_shifts(histogram[histogram["panel"] == panel])
-        made.append(_figure(loaded, name, title, figure, words, "token_shift_histogram"))
-    return made
-
-
-def _figure(loaded: Results, name: str, title: str, figure: Any, words: str, table: str) -> dict[str, Any]:
-    """A figure for the page, saved beside it; table: where its numbers stand."""
-    svg = Markup(plots.save(figure, loaded.folder / "figures", name))
-    return {"name": name, "title": title, "svg": svg, "words": words, "table": table}
 
 
 def _suggested(fitted: pd.DataFrame) -> list[str]:
