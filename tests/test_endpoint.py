@@ -134,4 +134,4 @@ def test_pace_spaces_requests_of_all_threads_and_ends_at_once():
     assert slow.wait(stop)
     stop.set()
     assert not slow.wait(stop)
-    assert time.monotonic() - start < 5.0
+    assert time.monotonic() - start < 30.0

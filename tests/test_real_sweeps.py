@@ -11,9 +11,9 @@ from pyarrow import parquet
 from refstudy import artefacts, grid, make, plan, recipes, token_pairs, trial
 from refstudy.checkpoints import Checkpoint
 from refstudy.errors import ModelError
-from refstudy.models import load
+from refstudy.models import load_tokenizer
 from refstudy.store import Store
-from tests import checkpoints
+from tests import checkpoints, tiny
 from tests.scoring_server import Served, listening
 
 # peft 0.21 asks transformers 5.23 for a property under its old name.
@@ -242,9 +242,12 @@ def test_real_text_runs_with_nothing_leaked_or_cut_unsaid(small_real_text, tmp_p
 @pytest.mark.long
 def test_references_elsewhere_are_a_file_a_folder_and_a_server(models, tmp_path):
     """Every entry of the sweep as it stands, at a test's size: the folder is a tiny checkpoint, which a real server serves too."""
-    at = models / "smollm2"
-    model, words = load(Checkpoint(str(at)), device="cpu")
-    small = ["data.pairs=6", "generate.max_new_tokens=2"]
+    at = tmp_path / "other"
+    words = load_tokenizer(Checkpoint(str(models / "smollm2")))
+    model = tiny.llama(words, context=4096)  # one whose log-probs differ, or no server that has it could be checked
+    model.save_pretrained(at)
+    words.save_pretrained(at)
+    small = ["data.pairs=6", "generate.max_new_tokens=2", "train.max_length=2048"]  # a vocabulary of six pairs makes prompts long
     small += [f"{part}={steps}" for part, steps in (("policies.small.steps", 2), ("judge.start.steps", 2))]
     with listening(Served(model, words)) as served:
         sweep = grid.read(
@@ -258,6 +261,6 @@ def test_references_elsewhere_are_a_file_a_folder_and_a_server(models, tmp_path)
         store, records = run(sweep, grid.cells(sweep), tmp_path)
     assert [record["status"] for record in records] == ["done"] * 4, records
     columns, folder, by_server = (artefacts.read_pair_table(cell.dpo.table, store) for cell in grid.cells(sweep)[1:])
-    given = {row["pair_id"]: row for row in csv.DictReader((SWEEPS / "data" / "hh_helpful_400_logps.csv").open())}
+    given = {row["pair_id"]: row for row in csv.DictReader((SWEEPS / "data" / "hh_helpful_400_logps.csv").read_text().splitlines())}
     assert columns.chosen_logp_sum == pytest.approx([float(given[each]["chosen_logp_sum"]) for each in columns.pair_ids])
     assert by_server.chosen_logp_sum == pytest.approx(folder.chosen_logp_sum, abs=1e-3)

@@ -397,12 +397,14 @@ def test_equal_answers_are_scored_once(served, words, tmp_path):
 
 def test_requests_under_way_are_bounded(served, words, pairs, tmp_path):
     under_way, most = [0], [0]
+    three, first = threading.Barrier(3), iter(range(3))
 
     def watched(handler, body):
         with served.lock:
             under_way[0] += 1
             most[0] = max(most[0], under_way[0])
-        time.sleep(0.05)
+        if next(first, None) is not None:
+            three.wait(30)  # all of three that may be under way at once are, however slow this machine is
         with served.lock:
             under_way[0] -= 1
         return False

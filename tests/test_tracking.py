@@ -194,7 +194,7 @@ def test_wandb_that_hangs_is_left_behind_and_not_waited_for_again(tmp_path, monk
         tracker = Tracker(CELL, "quickstart", tmp_path)
         tracker.emit(Measurement("train", 1, 3, {"loss": 1.0}))
         tracker.finish(RECORD, timeout_s=0.2)
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 20
     assert started == ["c0ffee-1"]
     assert [each.getMessage().split("(")[1].split(")")[0] for each in warnings(caplog)] == [
         "no answer for 0.2 s",
