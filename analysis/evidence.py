@@ -95,6 +95,16 @@ def sign_flip(values: ArrayLike) -> float:
     return float(np.mean(means >= abs(x.sum()) * (1 - 1e-12)))
 
 
+def rank_correlations(x: Floats, y: Floats, fewest: int) -> Floats:
+    """Spearman's correlation of each row; NaN where fewer than `fewest` pairs are known, or one side does not vary."""
+    found = []
+    for one, other in zip(x, y, strict=True):
+        known = np.isfinite(one) & np.isfinite(other)
+        varied = known.sum() >= fewest and np.ptp(one[known]) > 0 and np.ptp(other[known]) > 0
+        found.append(float(stats.spearmanr(one[known], other[known]).statistic) if varied else np.nan)
+    return np.array(found)
+
+
 def holm(p: Mapping[str, float]) -> dict[str, float]:
     """Adjusted p by name, after Holm (1979), Scandinavian J. of Statistics 6; NaN (nothing was tested) counts as 1.
 

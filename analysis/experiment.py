@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from analysis import grids, study
-from analysis.evidence import Floats, of_replicates
+from analysis.evidence import Floats, of_replicates, rank_correlations
 from analysis.findings.finding import at_best, best_index, others
 from analysis.grids import Grid, Reference
 from analysis.study import Study
@@ -31,6 +30,8 @@ CELLS = (
 """Columns of a world's file, as frames.CELL_COLUMNS declares them."""
 PREDICTORS = (PRIMARY_GAIN, PRIMARY_DEGENERATION, "own_win_rate", "margin_correlation")
 """The two declared measures and the two baselines."""
+FEWEST_REFERENCES = 3
+"""References below which nothing is said of an order among them."""
 DIGITS = 5
 
 
@@ -108,7 +109,7 @@ def predictions(grid: Grid, done: pd.DataFrame) -> pd.DataFrame:
     replicates with Student's t interval. Outcomes: the gain; the share of a reference's betas whose cell is degenerate; and how
     far answers at its best beta are from self's in length, |log ratio|."""
     own, known = grid.self, [each for each in others(grid) if each.kind != grids.DERIVED and best_index(each) >= 0]
-    if own is None or len(known) < 3:
+    if own is None or len(known) < FEWEST_REFERENCES:
         return pd.DataFrame(columns=["outcome", "predictor", "references", "correlation", "low", "high", "replicates"])
     outcomes = {
         "gain": np.stack([grids.values(grid, [at_best(each), at_best(own, -1.0)]) for each in known], axis=1),
@@ -124,7 +125,7 @@ def _correlated(outcomes: dict[str, Floats], known: list[Reference]) -> Iterator
     for outcome, values in outcomes.items():
         for predictor in PREDICTORS:
             x = np.stack([_predictor(each, predictor) for each in known], axis=1)
-            of = of_replicates([_spearman(*row) for row in zip(x, values, strict=True)])
+            of = of_replicates(rank_correlations(x, values, FEWEST_REFERENCES))
             found = {"correlation": of.statistic, "low": of.low, "high": of.high, "replicates": of.n_replicates}
             yield {"outcome": outcome, "predictor": predictor, "references": len(known), **found}
 
@@ -139,14 +140,6 @@ def _degenerate(reference: Reference, grid: Grid, done: pd.DataFrame) -> Floats:
     """(replicates,) share of the reference's cells that are degenerate."""
     own = done[done["reference"] == reference.name].groupby("replicate")["degenerate"].mean()
     return np.array([own.get(replicate, np.nan) for replicate in grid.replicates], dtype=float)
-
-
-def _spearman(x: Floats, y: Floats) -> float:
-    """NaN where one side is unknown somewhere or does not vary."""
-    known = np.isfinite(x) & np.isfinite(y)
-    if known.sum() < 3 or np.ptp(x[known]) == 0 or np.ptp(y[known]) == 0:
-        return float("nan")
-    return float(stats.spearmanr(x[known], y[known]).statistic)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ Compared cells share prompts: where they do not (a judge gave no verdict), win r
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,11 @@ class Grid:
     prompts: pd.DataFrame | None = None
     incomplete: tuple[str, ...] = ()
     """What was left out because cells are missing, in words."""
+
+    @cached_property
+    def prompts_by_cell(self) -> dict[str, pd.DataFrame]:
+        """The prompts' rows by cell id; looked up for every difference between cells, so that nothing is searched again."""
+        return {} if self.prompts is None else {str(cell): rows for cell, rows in self.prompts.groupby("cell_id", sort=False)}
 
     @property
     def self(self) -> Reference | None:
@@ -302,8 +308,9 @@ def _prompt_sums(grid: Grid, terms: Sequence[Term], of: str, index: int) -> pd.D
         if at < 0:
             return None
         key = (term.reference.name, grid.replicates[index], term.reference.betas[at])
-        rows = grid.prompts[grid.prompts["cell_id"].isin(grid.cells.get(key, ()))].dropna(subset=[column])
-        if rows.empty:
+        parts = [grid.prompts_by_cell[each] for each in grid.cells.get(key, ()) if each in grid.prompts_by_cell]
+        rows = pd.concat(parts).dropna(subset=[column]) if parts else None
+        if rows is None or rows.empty:
             return None
         by_prompt = rows.groupby("prompt_id")[column].mean()
         by_prompt = term.sign * (by_prompt / by_prompt.mean() if of == "length_tokens" else by_prompt)

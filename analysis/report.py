@@ -59,6 +59,9 @@ def write(results: Path | str, store: Store, refresh_s: int | None = None) -> Pa
     fitted = compatibility.with_outcomes(fits.references, points, best)
     shifted = token_shifts.load(loaded, store)
     judged = judges.frame(loaded, store)
+    joined = study.joined([loaded], [store])
+    along_beta, drawn = figures.of_grid(loaded, points, baselines, own), figures.of_study(loaded, joined, points)
+    _write_frames(loaded, drawn.frames)
     _write_tables(loaded, points, best, differences, baselines, judged, sets)
     _write_frames(loaded, {"compatibility": fitted, "saturation": fits.saturation, "d_by_length": fits.by_length})
     _write_frames(
@@ -71,9 +74,12 @@ def write(results: Path | str, store: Store, refresh_s: int | None = None) -> Pa
         question=loaded.sweep.get("question") or question(loaded.text),
         faults=checks.run(loaded),
         sentences=summary.sentences(loaded, points, best, baselines),
-        findings=findings.of_study(study.joined([loaded], [store])) if len(loaded.done) else [],
+        findings=findings.of_study(joined) if len(loaded.done) else [],
         several=points["panel"].nunique() > 1,
-        figures=figures.of_grid(loaded, points, baselines, own),
+        figures=[*along_beta, *drawn.grid],
+        drawn=drawn,
+        shown_figures=drawn.names | {each.name for each in along_beta},
+        alarms=tables.alarms(drawn.alarms),
         best=tables.best(best),
         differences=tables.differences(differences),
         coverage=summary.coverage(differences if len(differences) else points),

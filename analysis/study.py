@@ -149,15 +149,17 @@ def _cells(part: Results) -> pd.DataFrame:
 def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a record's recipe declares of the reference and of the world."""
     source = _at(record, "recipe", "candidate", "source")
-    scorer, derived = _at(source, "table", "scorer"), {}
+    scorer, texts, derived = _at(source, "table", "scorer"), _at(source, "table", "texts"), {}
     if scorer.get("kind") == "derived":
         derived = {"keep": scorer.get("keep"), "of_id": _id(_at(scorer, "of"))}
+    elif texts.get("kind") == "selection":
+        derived = {"keep": "selection_only", "of_id": _id(_at(texts, "of"))}
     return {
         "policy_family": _at(record, "labels").get("policy_family"),
         "reference_size": _at(scorer, "start").get("size"),
         "scorer_id": _id(scorer),
         "table_id": _at(record, "recipes").get("table"),
-        "world": _world(_at(source, "table", "texts")),
+        "world": _world(texts),
         **derived,
     }
 
@@ -177,7 +179,9 @@ def _id(recipe: Mapping[str, Any]) -> str | None:
 
 def _world(texts: Mapping[str, Any]) -> Any:
     """The miniature's world that the pairs are of; None for other data."""
-    pairs = _at(texts, "pairs") or texts
+    pairs = texts
+    while _at(pairs, "pairs"):
+        pairs = _at(pairs, "pairs")
     return pairs.get("world") if pairs.get("kind") == "miniature_pairs" else None
 
 

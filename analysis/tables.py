@@ -85,6 +85,22 @@ def best(frame: pd.DataFrame) -> Table:
     return _table(columns, frame.to_dict("records"))
 
 
+def alarms(frame: pd.DataFrame) -> Table:
+    """A row for each alarm: its cell, the limit, the value that passed it, the step, and whether it ended training."""
+    columns = [
+        *_policy(frame),
+        Column("reference", _plain("reference"), numeric=False),
+        Column("beta", _number("beta", "g")),
+        *([Column("seed", _plain("seed"))] if frame["seed"].nunique() > 1 else []),
+        Column("limit", _plain("limit"), numeric=False),
+        Column("value", _number("value", ".3g")),
+        Column("step", _number("step", ".0f")),
+        Column("ended training", lambda row: "yes" if row["stop"] and not pd.isna(row["step"]) else "no", numeric=False),
+        Column("cell", _plain("cell_id"), numeric=False),
+    ]
+    return _table(columns, frame.to_dict("records"))
+
+
 def differences(frame: pd.DataFrame) -> Table:
     """A row for each beta, a column for each reference: win rate minus self's at the same beta."""
     rows: list[Row] = []

@@ -84,7 +84,8 @@ def length_explosion(grid: Grid) -> list[Finding]:
     of = weigh(grid, [_fixed(own, 0), at_best(own, -1.0)], "length_tokens")
     if best_index(own) == 0:
         said = f"the best beta is {best_text(own)}, so that no smaller one tells what becomes of length"
-        return [replace(row(grid, key, own.name, of, "log ratio", said, decision="undecided", tested=True), p=math.nan)]
+        found = row(grid, key, own.name, of, "log ratio", said, decision="undecided", figure="length_by_beta", tested=True)
+        return [replace(found, p=math.nan)]
     ratio = replace(of, statistic=math.exp(of.statistic), low=math.exp(of.low), high=math.exp(of.high))
     said = f"at beta {own.betas[0]:g} answers are {shown(grid, ratio, '.2f')} times as long as at the best beta, {best_text(own)}"
     return [row(grid, key, own.name, of, "log ratio", said, figure="length_by_beta", tested=True)]
@@ -114,7 +115,7 @@ def _wants(grid: Grid, key: str, reference: Reference, own: Reference) -> Findin
         f"the best beta is {best_text(reference)} with {reference.name} and {best_text(own)} with {own.name}; "
         f"log10 of their ratio is {shown(grid, of, '+.2f')}"
     )
-    found = row(grid, key, reference.name, of, "log10 ratio of betas", said, figure="win_rate_by_beta")
+    found = row(grid, key, reference.name, of, "log10 ratio of betas", said, figure="best_betas")
     if found.decision in doubts:
         return replace(found, decision="undecided", sentence=f"{found.sentence} Censored: a best beta ends its grid.")
     return found
@@ -166,7 +167,7 @@ def accuracy_does_not_select(grid: Grid) -> list[Finding]:
         f"ranking accuracy is highest at beta {at:g}{unscored}; selecting by it{' among scored cells' if unscored else ''} costs "
         f"{shown(grid, of)} of win rate against beta {best_text(own)}{biased(grid)}"
     )
-    found = row(grid, key, own.name, of, "win rate", said)
+    found = row(grid, key, own.name, of, "win rate", said, figure="accuracy_by_beta")
     if found.decision != "reproduced" and of.basis in ("replicates", "stated error") and of.high < NEGLIGIBLE:
         return [replace(found, decision="contradicted")]
     return [found if found.decision != "contradicted" else replace(found, decision="undecided")]

@@ -42,6 +42,7 @@ class Finding:
     """Two-sided, of "the statistic is 0"."""
     sentence: str
     figure: str | None = None
+    """Name of the report's figure that shows it; None where there is nothing to show."""
     seen_in_this_run: bool | None = None
     """With too few replicates to decide: whether these runs, taken for themselves, show what is claimed; else None."""
     p_holm: float = math.nan

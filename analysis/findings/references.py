@@ -26,7 +26,7 @@ MATCHED = 0.03
 """Largest difference of own win rates (means over replicates) between a same-family and a cross-family reference that are compared
 as equally strong."""
 
-FIGURE = "win_rate_by_beta"
+FIGURE = "gains"
 
 
 def stronger_reference_helps(grid: Grid) -> list[Finding]:
@@ -96,7 +96,7 @@ def reference_is_a_ceiling(grid: Grid) -> list[Finding]:
             f"held to {each.name} the policy at its best is {shown(grid, of)} from that reference's own {mean_own(each):.3f}"
             f"{biased(grid)}"
         )
-        one = row(grid, key, each.name, of, "win rate", said)
+        one = row(grid, key, each.name, of, "win rate", said, figure="win_rate_map")
         turned: dict[str, Decision] = {"reproduced": "contradicted", "contradicted": "reproduced"}
         seen = None if one.seen_in_this_run is None else of.high < 0
         found.append(replace(one, decision=turned.get(one.decision, one.decision), seen_in_this_run=seen))

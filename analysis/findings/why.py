@@ -1,9 +1,8 @@
 """Findings about reasons: which part of a reference's column carries its gain, and whether the column tells before training."""
 
 import numpy as np
-from scipy import stats
 
-from analysis.evidence import Floats, of_replicates
+from analysis.evidence import of_replicates, rank_correlations
 from analysis.findings.finding import Finding, at_best, best_index, not_testable, others, row, shown
 from analysis.grids import Grid, Reference, values, weigh
 from refstudy.measures.compatibility import PRIMARY_GAIN
@@ -28,13 +27,17 @@ def measure_predicts_gain(grid: Grid) -> list[Finding]:
         why = f"it takes {FEWEST_REFERENCES} references with a measure of compatibility; {len(measured)} have one"
         return [not_testable(grid, key, None, why)]
     gains = np.stack([values(grid, [at_best(each), at_best(own, -1.0)]) for each in measured], axis=1)
-    of = of_replicates(_rank_correlations(np.stack([each.measures[PRIMARY_GAIN] for each in measured], axis=1), gains))
-    baseline = of_replicates(_rank_correlations(np.stack([each.own_win_rate for each in measured], axis=1), gains))
+    of = of_replicates(
+        rank_correlations(np.stack([each.measures[PRIMARY_GAIN] for each in measured], axis=1), gains, FEWEST_REFERENCES)
+    )
+    baseline = of_replicates(
+        rank_correlations(np.stack([each.own_win_rate for each in measured], axis=1), gains, FEWEST_REFERENCES)
+    )
     said = (
         f"over {len(measured)} references the rank correlation of {PRIMARY_GAIN} with gain is {shown(grid, of, '+.2f')}, and that "
         f"of the references' own win rates {baseline.statistic:+.2f}"
     )
-    return [row(grid, key, None, of, "rank correlation", said)]
+    return [row(grid, key, None, of, "rank correlation", said, figure="measure_against_gain")]
 
 
 def why_it_helps(grid: Grid) -> list[Finding]:
@@ -59,7 +62,7 @@ def why_it_helps(grid: Grid) -> list[Finding]:
         of = weigh(grid, [at_best(parts["length_free"]), at_best(parts["length_only"], -1.0)])
         gains = _gains(grid, base, parts, own)
         said = f"of {base.name}, length-free minus length-only is {shown(grid, of)}; gains over {own.name}: {gains}"
-        found.append(row(grid, key, base.name, of, "win rate", said))
+        found.append(row(grid, key, base.name, of, "win rate", said, figure="gains"))
     return found or [not_testable(grid, key, None, "no reference has columns derived from it in this grid")]
 
 
@@ -67,13 +70,3 @@ def _gains(grid: Grid, base: Reference, parts: dict[str | None, Reference], own:
     """The gain of the whole reference and of each part, in words."""
     arms = {"whole": base, **{str(keep): each for keep, each in parts.items()}}
     return ", ".join(f"{name} {weigh(grid, [at_best(each), at_best(own, -1.0)]).statistic:+.3f}" for name, each in arms.items())
-
-
-def _rank_correlations(x: Floats, y: Floats) -> Floats:
-    """Spearman's correlation of each row; NaN where fewer than FEWEST_REFERENCES are known, or one side does not vary."""
-    found = []
-    for one, other in zip(x, y, strict=True):
-        known = np.isfinite(one) & np.isfinite(other)
-        varied = known.sum() >= FEWEST_REFERENCES and np.ptp(one[known]) > 0 and np.ptp(other[known]) > 0
-        found.append(float(stats.spearmanr(one[known], other[known]).statistic) if varied else np.nan)
-    return np.array(found)

@@ -40,7 +40,7 @@ def length_by_beta(points: pd.DataFrame, cells: pd.DataFrame, baselines: pd.Data
             ax.axhline(length, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     if points["length_tokens"].max() > 4 * points["length_tokens"].min():
         for ax in axes.values():
-            _log_lengths(ax)
+            log_lengths(ax)
     label_betas(figure, axes, points, "mean answer length (tokens)")
     style.legend(figure, points, style.baseline_line(), "baseline answers")
     return figure
@@ -68,6 +68,51 @@ def win_rate_by_kl(points: pd.DataFrame, own: pd.DataFrame) -> Figure:
     style.name_axes(axes, "square root of the KL to the start policy (nats an answer)", "win rate against the baseline answers")
     dotted = (Line2D([], [], color=INK, linewidth=1.2, linestyle=(0, (1, 2))), "a reference's own answers")
     style.legend(figure, points, style.baseline_line(), "baseline against itself: 0.5", dotted if len(own) else None)
+    return figure
+
+
+@matplotlib.rc_context(PARAMETERS)
+def win_rate_by_length(points: pd.DataFrame, looks: pd.DataFrame) -> Figure:
+    """Win rate against mean answer length, each reference's points joined in order of beta, larger marks for larger betas; a
+    star: the baseline answers against themselves. looks: gives each reference its colour."""
+    figure, axes = style.grid(points)
+    styles = style.styles(looks)
+    for panel, ax in axes.items():
+        for reference, group in style.groups(points, panel):
+            x, y = group["length_tokens"], group["win_rate"]
+            error = [y - group["win_rate_low"], group["win_rate_high"] - y]
+            ax.errorbar(x, y, yerr=error, elinewidth=1, **{**styles[reference], "marker": ""})
+            for size, place in zip(_growing(len(group)), group.index, strict=True):
+                ax.plot(x[place], y[place], **{**styles[reference], "markersize": size, "linestyle": ""})
+            style.rings(ax, group, x, "win_rate")
+        for length in points.loc[points["panel"] == panel, "baseline_length_tokens"].dropna().head(1):
+            ax.plot(length, 0.5, marker="*", markersize=14, color=INK, linestyle="", zorder=4)
+        ax.axhline(0.5, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        ax.set_title(panel, fontsize=10, loc="left", visible=len(axes) > 1)
+    if points["length_tokens"].max() > 4 * points["length_tokens"].min():
+        for ax in axes.values():
+            log_lengths(ax, "x")
+    style.name_axes(axes, "mean answer length (tokens)", "win rate against the baseline answers")
+    star = (Line2D([], [], color=INK, marker="*", markersize=12, linestyle=""), "baseline answers")
+    style.legend(figure, points, style.baseline_line(), "baseline against itself: 0.5", star, looks)
+    return figure
+
+
+@matplotlib.rc_context(PARAMETERS)
+def accuracy_by_beta(points: pd.DataFrame, looks: pd.DataFrame) -> Figure:
+    """The policy's ranking accuracy against beta, a line for each reference; a reference's best beta by win rate has a star."""
+    figure, axes = style.grid(points)
+    styles = style.styles(looks)
+    for panel, ax in axes.items():
+        for reference, group in style.groups(points, panel):
+            ax.plot(group["beta"], group["accuracy"], **styles[reference])
+            best = group[group["best"].astype(bool)]
+            ax.plot(best["beta"], best["accuracy"], marker="*", markersize=14, color=INK, markerfacecolor="none", linestyle="")
+            style.rings(ax, group, group["beta"], "accuracy")
+        ax.axhline(0.5, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    label_betas(figure, axes, points, "policy ranking accuracy")
+    star = (Line2D([], [], color=INK, marker="*", markersize=12, markerfacecolor="none", linestyle=""), "best beta by win rate")
+    style.legend(figure, points, style.baseline_line(), "chance: 0.5", star, looks)
     return figure
 
 
@@ -116,8 +161,15 @@ def _crowded(betas: Sequence[float], width: float) -> bool:
     return any(after - before < need for (before, after), need in zip(pairwise(places), needed, strict=True))
 
 
-def _log_lengths(ax: Axes) -> None:
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda length, _: f"{length:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+def _growing(count: int) -> list[float]:
+    """Sizes of marks, from those of the smallest beta to those of the largest."""
+    return [4 + 4 * number / max(1, count - 1) for number in range(count)]
+
+
+def log_lengths(ax: Axes, which: str = "y") -> None:
+    """A log scale with labels that people read as lengths."""
+    axis, scale = (ax.yaxis, ax.set_yscale) if which == "y" else (ax.xaxis, ax.set_xscale)
+    scale("log")
+    axis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7)))
+    axis.set_major_formatter(FuncFormatter(lambda length, _: f"{length:g}"))
+    axis.set_minor_formatter(NullFormatter())

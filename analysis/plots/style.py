@@ -21,12 +21,14 @@ STYLES = (
     *(("#b07d00", "v"), ("#4aa3df", "P"), ("#7b6bb5", "X")),
 )
 """Near Okabe and Ito's palette, moved to the middle of the lightness scale; told apart by marker where colour fails."""
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)))
 """References beyond the palette take it again, with the next dash and hollow markers."""
 
 PANEL_INCHES = (5.3, 3.7)
 SINGLE_INCHES = (7.4, 4.3)
 COLUMNS = 2
+LEGEND_ROWS, LEGEND_EXTRA, LEGEND_INCHES = 4, 4, 0.22
+"""Rows of a legend that a figure has room for, its entries beside the references, and the height of each row beyond."""
 MARGIN = 1.5
 """Factor by which the beta axis reaches beyond the smallest and the largest beta."""
 RING = {"degenerate": "o", "stopped early": "s"}
@@ -73,6 +75,8 @@ def grid(points: pd.DataFrame) -> tuple[Figure, dict[str, Axes]]:
     columns = min(len(panels), COLUMNS)
     rows = math.ceil(len(panels) / columns)
     size = SINGLE_INCHES if len(panels) == 1 else (PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows)
+    entries = points["reference"].nunique() + LEGEND_EXTRA
+    size = (size[0], size[1] + LEGEND_INCHES * max(0, math.ceil(entries / _legend_columns(size[0])) - LEGEND_ROWS))
     figure = Figure(figsize=size, layout="constrained")
     axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for ax in axes[len(panels) :]:
@@ -107,19 +111,41 @@ def styles(points: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return found
 
 
-def legend(figure: Figure, points: pd.DataFrame, line: Line2D, text: str, extra: tuple[Line2D, str] | None = None) -> None:
-    """One legend for the whole figure, below it: references, the baseline line, and the marks that occur."""
-    entries: list[tuple[Any, str]] = [(Line2D([], [], **style), reference) for reference, style in styles(points).items()]
+def legend(
+    figure: Figure,
+    points: pd.DataFrame,
+    line: Line2D,
+    text: str,
+    extra: tuple[Line2D, str] | None = None,
+    looks: pd.DataFrame | None = None,
+) -> None:
+    """One legend for the whole figure, below it: references, the baseline line, and the marks that occur. looks: gives colours, if
+    not the points themselves."""
+    known = styles(points if looks is None else looks)
+    entries: list[tuple[Any, str]] = [
+        (Line2D([], [], **known[each]), each) for each in dict.fromkeys(points["reference"].astype(str))
+    ]
     entries.append((line, text))
     if extra:
         entries.append(extra)
+    entries += ring_entries(points)
+    columns = _legend_columns(figure.get_figwidth())
+    handles, labels = zip(*entries, strict=True)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=2.6)
+
+
+def _legend_columns(width_inches: float) -> int:
+    return 4 if width_inches < 8 else 6
+
+
+def ring_entries(points: pd.DataFrame) -> list[tuple[Any, str]]:
+    """The marks that occur among points, for a legend."""
+    entries: list[tuple[Any, str]] = []
     for name, flag in (("degenerate", "degenerate"), ("stopped early", "stopped")):
         if points[flag].any():
             ring: Any = {"marker": RING[name], "markersize": 10, "markerfacecolor": "none", "markeredgecolor": INK}
             entries.append((Line2D([], [], linestyle="", **ring), name))
-    columns = 4 if figure.get_figwidth() < 8 else 6
-    handles, labels = zip(*entries, strict=True)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=2.6)
+    return entries
 
 
 def baseline_line() -> Line2D:

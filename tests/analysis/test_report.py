@@ -52,9 +52,11 @@ def test_write_makes_one_page_with_figures_and_tables_beside_it(tmp_path):
     path = report.write(folder, store)
     assert path == folder / "report.html"
     names = {each.name for each in (folder / "figures").iterdir()}
-    assert names == {
-        f"{name}.{kind}" for name in ("win_rate_by_beta", "length_by_beta", "win_rate_by_kl") for kind in ("png", "svg")
-    }
+    drawn = ("win_rate_by_beta", "length_by_beta", "win_rate_by_kl", "win_rate_map", "win_rate_by_length", "accuracy_by_beta")
+    drawn += ("answer_lengths", "best_betas", "gains")
+    assert names == {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
+    for table in ("grid_points", "answer_lengths", "best_beta_by_reference", "gains"):
+        assert (folder / "tables" / f"{table}.csv").stat().st_size > 0
     with open(folder / "tables" / "cells.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["cell_id"] for row in rows] == ["c0000", "c0001", "c0002", "c0003"]

@@ -86,6 +86,20 @@ def test_load_the_world_is_found_in_the_recipe_where_no_axis_names_it(tmp_path):
     assert set(analysis.load(folder).cells["replicate"]) == {7}
 
 
+def test_load_a_selection_of_pairs_is_a_part_of_the_reference_that_selects_them(tmp_path):
+    """Its table is self's, on the pairs that `same` prefers: only the texts tell, and the world stands one level deeper."""
+    folder = studies.build(tmp_path / "a", _flat, worlds=(7,), betas=(1.0,))
+    path = folder / "cells" / "7-same-only-1-0.json"
+    record = json.loads(path.read_text())
+    table = record["recipe"]["candidate"]["source"]["table"]
+    selection = {"kind": "selection", "pairs": table["texts"], "of": {"recipe": "sft:same-7"}}
+    table.update(scorer={"recipe": "sft:self-7"}, texts=selection)
+    record["settings"] = {}
+    path.write_text(json.dumps(record))
+    cell = analysis.load(folder).cells.set_index("reference").loc["same-only"]
+    assert (cell["keep"], cell["of_id"], cell["replicate"]) == ("selection_only", "same-7", 7)
+
+
 def test_load_real_data_takes_the_seed_as_replicate(tmp_path):
     folder, _ = synthetic.build(tmp_path, **SMALL, seeds=(0, 1))
     study = analysis.load(folder)
