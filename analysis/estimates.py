@@ -158,7 +158,7 @@ def _over_seeds(results: Results, cells: pd.DataFrame, column: str) -> Estimate:
 
 def _rows(results: Results, cells: Iterable[str], column: str) -> pd.DataFrame:
     """The prompt rows of `cells` that have `column`, with the cell's seed."""
-    rows = results.prompts[results.prompts["cell_id"].isin(set(cells))].dropna(subset=[column])
+    rows = results.rows_of(cells).dropna(subset=[column])
     return rows.assign(seed=rows["cell_id"].map(results.cells.set_index("cell_id")["seed"]))
 
 

@@ -5,11 +5,13 @@ Invariant: every cell that the sweep lists has one row, whatever its status; a v
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from refstudy import records, texts
@@ -155,6 +157,16 @@ class Results:
         """The cells of the present grid that are done: what figures and estimates rest on."""
         return self.cells[self.cells["current"] & (self.cells["status"] == "done")].copy()
 
+    def rows_of(self, cell_ids: Iterable[str]) -> pd.DataFrame:
+        """The prompt rows of some cells, in the frame's order; by place, for the frame of a thousand cells has a million rows."""
+        places = [self._places[each] for each in dict.fromkeys(cell_ids) if each in self._places]
+        return self.prompts.iloc[np.sort(np.concatenate(places))] if places else self.prompts.iloc[:0]
+
+    @cached_property
+    def _places(self) -> dict[Any, Any]:
+        """cell id -> places of its rows in the prompt frame"""
+        return dict(self.prompts.groupby("cell_id", sort=False).indices)
+
 
 def load(folder: Path | str, store: Store, earlier: bool = False) -> Results:
     """The results in `folder` (a sweep's folder), with verdicts and answers of its cells from `store`.
@@ -215,7 +227,12 @@ def on_set(results: Results, name: str, store: Store) -> Results:
 
 def answers(store: Store, record: Mapping[str, Any], kind: str) -> list[texts.Completion]:
     """The answers of a cell, kind "completions", or of its baseline, kind "baseline"."""
-    return texts.read_completions(_answers_folder(store, record["recipes"].get(kind)) / "completions.jsonl")
+    return texts.read_completions(answers_file(store, record, kind))
+
+
+def answers_file(store: Store, record: Mapping[str, Any], kind: str) -> Path:
+    """The file of those answers: a completion a line."""
+    return _answers_folder(store, record["recipes"].get(kind)) / "completions.jsonl"
 
 
 def prompts_of(store: Store, completions_id: str) -> list[texts.Prompt]:
@@ -227,7 +244,12 @@ def prompts_of(store: Store, completions_id: str) -> list[texts.Prompt]:
 
 def verdicts_of(store: Store, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A cell's verdicts, in prompt order."""
-    return [row for _, row in texts.read_objects(artefact(store, "verdicts", record["recipes"].get("verdicts")) / "verdicts.jsonl")]
+    return [row for _, row in texts.read_objects(verdicts_file(store, record))]
+
+
+def verdicts_file(store: Store, record: Mapping[str, Any]) -> Path:
+    """The file of a cell's verdicts: one a line."""
+    return artefact(store, "verdicts", record["recipes"].get("verdicts")) / "verdicts.jsonl"
 
 
 def artefact(store: Store, kind: str, identity: str | None) -> Path:
@@ -294,7 +316,7 @@ def _plain(value: Any) -> str:
 def _prompts(done: Mapping[str, records.Record], store: Store, faults: list[str]) -> pd.DataFrame:
     known: dict[str, dict[str, texts.Prompt]] = {}
     baselines: dict[str, dict[str, int]] = {}
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
     for cell_id, record in done.items():
         try:
             rows += _prompt_rows(cell_id, record, store, known, baselines)
@@ -309,7 +331,8 @@ def _prompt_rows(
     store: Store,
     known: dict[str, dict[str, texts.Prompt]],
     baselines: dict[str, dict[str, int]],
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[tuple[Any, ...]]:
+    """PROMPT_COLUMNS of each prompt of a cell; tuples, for dicts of a thousand cells take seconds and a gigabyte."""
     prompts = _prompts_by_id(store, record["recipes"]["completions"], known)
     own = {answer.prompt_id: answer for answer in answers(store, record, "completions")}
     identity = record["recipes"].get("baseline")
@@ -317,16 +340,16 @@ def _prompt_rows(
         baselines[identity] = _baseline_lengths(store, record)
     for verdict in verdicts_of(store, record):
         prompt = prompts[verdict["prompt_id"]]
-        yield {
-            "cell_id": cell_id,
-            "prompt_id": prompt.prompt_id,
-            "cluster": prompt.cluster,
-            "held_out": prompt.meta.get("held_out"),
-            "p": math.nan if verdict["p"] is None else verdict["p"],
-            "length_tokens": len(own[prompt.prompt_id].token_ids),
-            "length_characters": len(own[prompt.prompt_id].text),
-            "baseline_length_characters": baselines[identity].get(prompt.prompt_id, math.nan),
-        }
+        yield (
+            cell_id,
+            prompt.prompt_id,
+            prompt.cluster,
+            prompt.meta.get("held_out"),
+            math.nan if verdict["p"] is None else verdict["p"],
+            len(own[prompt.prompt_id].token_ids),
+            len(own[prompt.prompt_id].text),
+            baselines[identity].get(prompt.prompt_id, math.nan),
+        )
 
 
 def _baseline_lengths(store: Store, record: Mapping[str, Any]) -> dict[str, int]:

@@ -45,6 +45,10 @@ JUDGE_COLUMNS = (
 )
 
 
+READ = ("prompt_id", "p", "read", "p_first", "p_second", "label")
+"""What is read of a verdict; details of a million of them would take gigabytes."""
+
+
 @dataclass(frozen=True)
 class Judged:
     """Verdicts of one cell, with the lengths and clusters of what was judged."""
@@ -61,7 +65,7 @@ def frame(results: Results, store: Store) -> pd.DataFrame:
     """JUDGE_COLUMNS: a row for each cell that is done, and before them one for all of a panel that has several."""
     rows: list[dict[str, Any]] = []
     for panel, cells in results.done.groupby("panel", sort=False):
-        found = {cell_id: judged for cell_id in cells["cell_id"] if (judged := _judged(results.records[cell_id], store))}
+        found = {cell_id: judged for cell_id in cells["cell_id"] if (judged := _judged(results, cell_id, store))}
         names = list(dict.fromkeys(name(results.records[cell_id]) for cell_id in found))
         if len(found) > 1 and len(names) == 1:
             rows.append({"panel": panel, "reference": "all", "judge": names[0], **quality(_together(list(found.values())))})
@@ -125,17 +129,14 @@ def _agreement(judged: Judged) -> dict[str, float]:
     }
 
 
-def _judged(record: records.Record, store: Store) -> Judged | None:
+def _judged(results: Results, cell_id: str, store: Store) -> Judged | None:
     """None where an artefact cannot be read, which the checks say."""
+    record, known = results.records[cell_id], results.rows_of((cell_id,)).set_index("prompt_id")
     try:
-        clusters = {prompt.prompt_id: prompt.cluster for prompt in frames.prompts_of(store, record["recipes"]["completions"])}
-        sides = [
-            {each.prompt_id: len(each.text) for each in frames.answers(store, record, side)} for side in ("completions", "baseline")
-        ]
-        rows = frames.verdicts_of(store, record)
-        ids = [row["prompt_id"] for row in rows]
-        ours, theirs = ([side[each] for each in ids] for side in sides)
-        return Judged(rows, ours, theirs, [clusters[each] for each in ids], *_spent(store, record))
+        rows = [{name: row[name] for name in READ if name in row} for row in frames.verdicts_of(store, record)]
+        found = known.loc[[row["prompt_id"] for row in rows]]
+        ours, theirs = found["length_characters"], found["baseline_length_characters"].astype(int)
+        return Judged(rows, ours.tolist(), theirs.tolist(), found["cluster"].tolist(), *_spent(store, record))
     except (StoreError, DataError, OSError, KeyError, TypeError, ValueError):
         return None
 

@@ -11,6 +11,7 @@ its own verdicts and a named, frozen calibration set, so that a new cell changes
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,8 @@ CLIP = 0.001
 NEWTON_STEPS, SWEEPS, HALVINGS = 100, 100, 40
 TOLERANCE = 1e-8
 """Largest change of a coefficient in the last Newton step."""
+DRAW_TOLERANCE = 1e-4
+"""Likewise in resamples, which begin at the fit to all prompts: Newton's step squares the error, so 1e-8 is left of it."""
 FEWEST_EVENTS = 10
 """Wins, and losses, below which three coefficients are not worth fitting."""
 FEWEST_OF_A_KIND = 0.05
@@ -90,6 +93,17 @@ class Calibration:
     p: Mapping[str, Mapping[str, float | None]]
     """By cell id, then prompt id; None where the judge failed."""
 
+    @cached_property
+    def totals(self) -> dict[str, tuple[float, int]]:
+        """By prompt id: the sum of p over all cells, and of how many cells."""
+        found: dict[str, tuple[float, int]] = {}
+        for verdicts in self.p.values():
+            for prompt, p in verdicts.items():
+                if p is not None:
+                    total, count = found.get(prompt, (0.0, 0))
+                    found[prompt] = (total + p, count + 1)
+        return found
+
 
 def alpaca_eval_2(judged: Judged, gamed: Gamed, counts: Floats) -> LengthControlled:
     """AlpacaEval 2's length-controlled win rate, with a percentile interval over `counts` (see `resample`).
@@ -145,16 +159,17 @@ def difficulty(calibration: Calibration, cell_id: str, prompt_ids: Sequence[str]
 
     A cell of the calibration set is left out of its own difficulty. DataError where the others say nothing of a prompt.
     """
-    others = [verdicts for other, verdicts in calibration.p.items() if other != cell_id]
-    given = [[p for verdicts in others if (p := verdicts.get(prompt)) is not None] for prompt in prompt_ids]
-    lacking = [prompt for prompt, values in zip(prompt_ids, given, strict=True) if not values]
+    own = calibration.p.get(cell_id, {})
+    all_cells = np.array([calibration.totals.get(prompt, (0.0, 0)) for prompt in prompt_ids])
+    of_own = np.array([(0.0, 0) if (p := own.get(prompt)) is None else (p, 1) for prompt in prompt_ids])
+    total, count = (all_cells - of_own).reshape(-1, 2).T
+    lacking = [prompt for prompt, cells in zip(prompt_ids, count, strict=True) if not cells]
     if lacking:
         raise DataError(
             f"calibration set '{calibration.name}' has no verdict of another cell than '{cell_id}' on {len(lacking)} of "
             f"{len(prompt_ids)} prompts (first: '{lacking[0]}'); expected one at least; name cells that answered all prompts"
         )
-    means = np.array([np.mean(values) for values in given])
-    gamma = logit(np.clip(means, CLIP, 1 - CLIP))
+    gamma = logit(np.clip(total / count, CLIP, 1 - CLIP))
     return gamma - gamma.mean()
 
 
@@ -175,7 +190,14 @@ def difference(one: LengthControlled, other: LengthControlled, level: float = in
     return (one.value - other.value, *_percentiles(one.draws - other.draws, level))
 
 
-def fit(features: Floats, target: Floats, weight: Floats, strength: Floats, start: Floats | None = None) -> Floats:
+def fit(
+    features: Floats,
+    target: Floats,
+    weight: Floats,
+    strength: Floats,
+    start: Floats | None = None,
+    tolerance: float = TOLERANCE,
+) -> Floats:
     """The coefficients w, without intercept, that minimise |w|_1 + C sum_i s_i (log(1 + exp(z_i)) - t_i z_i) with z = features w.
 
     Many fits at once: features (fits or 1, rows, k), target t in [0, 1] (rows), weight s (fits, rows), strength C (fits); returns
@@ -192,7 +214,7 @@ def fit(features: Floats, target: Floats, weight: Floats, strength: Floats, star
         hessian = np.swapaxes(features, 1, 2) @ (features * (s * share * (1 - share))[:, :, None])
         step = _penalised_minimum(gradient, hessian, w) - w
         w, value = _descend(features, target, s, w, step, value)
-        if np.abs(step).max() < TOLERANCE:
+        if np.abs(step).max() < tolerance:
             break
     return w
 
@@ -243,8 +265,9 @@ def _chosen_strength(judged: Judged, gamed: Gamed, clusters: Sequence[Hashable])
 def _coefficients(judged: Judged, gamed: Gamed, counts: Floats, strength: float, start: Floats | None = None) -> Floats:
     """The coefficients for each row of `counts`; (draws, 3)."""
     features, target, weight = _rows(judged, gamed, counts)
-    begin = None if start is None else np.repeat(start, len(counts), axis=0)
-    return fit(features, target, weight, np.full(len(counts), strength), begin)
+    if start is None:
+        return fit(features, target, weight, np.full(len(counts), strength))
+    return fit(features, target, weight, np.full(len(counts), strength), np.repeat(start, len(counts), axis=0), DRAW_TOLERANCE)
 
 
 def _rows(judged: Judged, gamed: Gamed, counts: Floats) -> tuple[Floats, Floats, Floats]:

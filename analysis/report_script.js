@@ -67,99 +67,157 @@ function element(name, className, text) {
   return made;
 }
 
-function choice(label, titles, chosen, changed) {
-  const wrapper = element("label", "", label + " ");
-  const select = document.createElement("select");
-  titles.forEach((title, place) => {
-    const option = element("option", "", title);
-    option.value = place;
-    option.selected = place === chosen;
-    select.append(option);
-  });
-  select.addEventListener("change", changed);
-  wrapper.append(select);
-  return { wrapper, select };
+function option(title, value) {
+  const made = element("option", "", title);
+  made.value = value;
+  return made;
 }
 
-function said(answer) {
-  const cell = document.createElement("td");
-  if (!answer) return cell;
-  const [text, tokens, ended, p] = answer;
-  const words = element("span", "said", text);
-  words.dir = "auto";
-  const wins = p === null ? "" : ", wins with p = " + p.toFixed(2);
-  cell.append(words, element("span", "role", tokens + " tokens" + (ended ? "" : ", cut at the limit") + wins));
-  return cell;
+function labelled(words, control) {
+  const label = element("label", "", words + " ");
+  label.append(control);
+  return label;
 }
+
+function choice(titles, changed) {
+  const select = document.createElement("select");
+  select.append(...titles.map(option));
+  select.addEventListener("change", changed);
+  return select;
+}
+
+function finder(changed) {
+  const input = document.createElement("input");
+  input.type = "search";
+  input.addEventListener("input", changed);
+  return input;
+}
+
+function stepper(words, by, step) {
+  const button = element("button", "step", words);
+  button.type = "button";
+  button.addEventListener("click", () => step(by));
+  return button;
+}
+
+function words(text) {
+  const made = element("span", "said", text);
+  made.dir = "auto";
+  return made;
+}
+
+function card(set, answer) {
+  const made = element("article", "answer");
+  made.append(element("h4", "", set.title));
+  if (!answer) {
+    made.append(element("span", "role", "no answer to this prompt"));
+    return made;
+  }
+  const [text, tokens, ended, p] = answer;
+  const wins = p === null ? "" : ", wins with p = " + p.toFixed(2);
+  made.append(words(text), element("span", "role", tokens + " tokens" + (ended ? "" : ", cut at the limit") + wins));
+  return made;
+}
+
+function disagreement(answers) {
+  const p = answers.filter(Boolean).map((each) => (each[3] === null ? 0.5 : each[3]));
+  return p.length ? Math.max(...p) - Math.min(...p) : 0;
+}
+
+const ORDERS = [
+  ["where they disagree most", (answers) => -disagreement(answers)],
+  ["as asked", () => 0],
+  ["longest answers first", (answers) => -Math.max(0, ...answers.filter(Boolean).map((each) => each[1]))],
+];
 
 function browser(root, panels) {
-  const controls = root.querySelector(".controls");
-  const table = root.querySelector("table");
-  const ORDERS = ["as asked", "where they disagree most", "longest answers first"];
-  let sides = [];
-  const panel = choice("Panel", panels.map((each) => each.name), 0, begin);
-  const order = choice("Order", ORDERS, 0, draw);
-  const search = element("input");
-  search.type = "search";
-  const label = element("label", "", "Containing ");
-  label.append(search);
-  search.addEventListener("input", draw);
-  const status = element("output");
-  const sets = element("span", "sets");
-  if (panels.length > 1) controls.append(panel.wrapper);
-  controls.append(sets, order.wrapper, label, status);
+  const controls = root.querySelector(".controls"), picker = root.querySelector(".picker");
+  const asked = root.querySelector(".asked"), sides = root.querySelector(".sides");
+  const panel = choice(panels.map((each) => each.name), begin);
+  const order = choice(ORDERS.map((each) => each[0]), draw);
+  const containing = finder(draw), status = element("output");
+  const prompt = choice([], () => show(Number(prompt.value)));
+  const before = stepper("Previous", -1, step), after = stepper("Next", 1, step);
+  const find = finder(narrow), count = element("output"), cells = element("div", "cells");
+  let boxes = [], kept = [], place = 0;
+  if (panels.length > 1) controls.append(labelled("Prompts of", panel));
+  controls.append(labelled("Order", order), labelled("Containing", containing), labelled("Prompt", prompt), before, after, status);
+  const line = element("div", "find");
+  line.append(labelled("Filter cells", find), count);
+  picker.append(line, cells);
+  asked.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    step(by);
+  });
 
   function begin() {
-    const titles = panels[Number(panel.select.value)].sets.map((each) => each.title);
-    sides = ["Left", "Middle", "Right"].slice(0, Math.min(3, titles.length)).map((name, place, all) => {
-      const last = place === all.length - 1 && place > 0;
-      return choice(name, titles, last ? titles.length - 1 : place, draw);
+    const sets = panels[Number(panel.value)].sets;
+    const first = new Set([0, 1, sets.length - 1]);
+    boxes = sets.map((set, number) => {
+      const box = document.createElement("input");
+      box.type = "checkbox";
+      box.checked = first.has(number);
+      box.addEventListener("change", draw);
+      const label = element("label");
+      label.append(box, " " + set.title);
+      return { set, box, label };
     });
-    sets.replaceChildren(...sides.map((each) => each.wrapper));
+    cells.replaceChildren(...boxes.map((each) => each.label));
+    narrow();
     draw();
   }
 
-  function rank(answers) {
-    const given = answers.filter(Boolean);
-    if (order.select.value === "2") return -Math.max(0, ...given.map((each) => each[1]));
-    const p = given.map((each) => (each[3] === null ? 0.5 : each[3]));
-    return order.select.value === "1" && p.length ? Math.min(...p) - Math.max(...p) : 0;
+  function narrow() {
+    const wanted = find.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const each of boxes) each.label.hidden = !wanted.every((word) => each.set.title.toLowerCase().includes(word));
+    const shown = boxes.filter((each) => !each.label.hidden).length;
+    count.value = shown + " of " + boxes.length + " sets of answers listed, " + chosen().length + " shown";
+  }
+
+  function chosen() {
+    return boxes.filter((each) => each.box.checked).map((each) => each.set);
   }
 
   function draw() {
-    const shown = panels[Number(panel.select.value)];
-    const chosen = sides.map((each) => shown.sets[Number(each.select.value)]);
-    const wanted = search.value.toLowerCase();
-    const rows = shown.prompts.map((prompt, place) => ({ prompt, place, answers: chosen.map((each) => each.answers[place]) }));
+    const of = panels[Number(panel.value)], sets = chosen(), wanted = containing.value.toLowerCase();
+    const rows = of.prompts.map((each, number) => ({ prompt: each, number, answers: sets.map((set) => set.answers[number]) }));
     const texts = (row) => [...row.prompt.turns.map((turn) => turn.text), ...row.answers.map((each) => (each ? each[0] : ""))];
-    const kept = rows.filter((row) => texts(row).some((text) => text.toLowerCase().includes(wanted)));
-    kept.sort((a, b) => rank(a.answers) - rank(b.answers) || a.place - b.place);
-    const head = element("tr");
-    head.append(...["prompt", ...chosen.map((each) => each.title)].map((title) => element("th", "", title)));
-    for (const each of head.cells) each.scope = "col";
-    table.tHead.replaceChildren(head);
-    table.tBodies[0].replaceChildren(...kept.map(line));
-    status.value = kept.length + " of " + rows.length + " prompts";
+    const rank = ORDERS[Number(order.value)][1];
+    kept = rows.filter((row) => texts(row).some((text) => text.toLowerCase().includes(wanted)));
+    kept.sort((a, b) => rank(a.answers) - rank(b.answers) || a.number - b.number);
+    prompt.replaceChildren(...kept.map((row, number) => option(number + 1 + ". " + row.prompt.turns.at(-1).text.slice(0, 70), number)));
+    show(0);
+    narrow();
   }
 
-  function line(row) {
-    const made = element("tr");
-    const asked = element("td");
-    for (const turn of row.prompt.turns) {
-      const words = element("span", "said", turn.text);
-      words.dir = "auto";
-      asked.append(element("span", "role", turn.role), words);
+  function step(by) {
+    show(Math.min(Math.max(place + by, 0), kept.length - 1));
+  }
+
+  function show(wanted) {
+    const row = kept[wanted], of = panels[Number(panel.value)];
+    place = wanted;
+    before.disabled = wanted <= 0;
+    after.disabled = wanted >= kept.length - 1;
+    status.value = (row ? "prompt " + (wanted + 1) + " of " : "") + kept.length + (kept.length < of.prompts.length ? " of " + of.prompts.length : "") + " prompts";
+    if (!row) {
+      asked.replaceChildren();
+      sides.replaceChildren();
+      return;
     }
-    made.append(asked, ...row.answers.map(said));
-    return made;
+    prompt.value = String(wanted);
+    asked.replaceChildren(...row.prompt.turns.flatMap((turn) => [element("span", "role", turn.role), words(turn.text)]));
+    sides.replaceChildren(...chosen().map((set, number) => card(set, row.answers[number])));
   }
 
   root.hidden = false;
   begin();
 }
 
-for (const table of document.querySelectorAll("table:not(.samples)")) {
-  filterable(table);
+for (const table of document.querySelectorAll("table")) {
+  if (!table.classList.contains("samples")) filterable(table);
   sortable(table);
 }
 const data = document.getElementById("answers-data");

@@ -3,12 +3,16 @@
 Invariant: prompts are chosen by their place, never by what was answered, so that samples show what is usual.
 """
 
+import json
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.frames import Results, answers, prompts_of, verdicts_of
+from analysis.frames import Results, answers_file, prompts_of, verdicts_file
 from refstudy.errors import DataError, StoreError
 from refstudy.store import Store
 from refstudy.texts import Prompt, visible
@@ -16,6 +20,11 @@ from refstudy.texts import Prompt, visible
 PROMPTS = 6
 CUT_CHARACTERS = 1_200
 PANELS = 4
+UNREADABLE = (StoreError, DataError, OSError, KeyError, TypeError, ValueError)
+"""What reading an artefact that is torn, or gone, may raise."""
+
+_PROMPT = re.compile(r'\s*\{\s*"prompt_id"\s*:\s*("(?:[^"\\]|\\.)*")')
+"""How a line begins that says first which prompt it is about, as refstudy.texts writes it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ def choose(results: Results, points: pd.DataFrame, best: pd.DataFrame, store: St
         columns = _columns(points[points["panel"] == panel], best[best["panel"] == panel])
         try:
             found.append(_samples(results, panel, columns, store))
-        except (StoreError, DataError, OSError, KeyError, StopIteration) as error:
+        except (*UNREADABLE, StopIteration) as error:
             results.faults.append(f"The sample answers of {panel} cannot be shown: {error}")
     return found
 
@@ -59,7 +68,8 @@ def _columns(points: pd.DataFrame, best: pd.DataFrame) -> dict[str, str]:
 def _samples(results: Results, panel: str, columns: dict[str, str], store: Store) -> Samples:
     first = results.records[next(iter(columns))]
     prompts = spread(first, store, PROMPTS)
-    sides = [baseline(store, first), *(candidate(store, results.records[cell_id]) for cell_id in columns)]
+    wanted = {prompt.prompt_id for prompt in prompts}
+    sides = [baseline(store, first, wanted), *(candidate(store, results.records[cell_id], wanted) for cell_id in columns)]
     rows = [(prompt, [side.get(prompt.prompt_id) for side in sides]) for prompt in prompts]
     return Samples(panel, ["baseline", *columns.values()], rows)
 
@@ -71,19 +81,32 @@ def spread(record: dict[str, Any], store: Store, most: int) -> list[Prompt]:
     return [prompts[round((number + 0.5) * len(prompts) / count - 0.5)] for number in range(count)]
 
 
-def baseline(store: Store, record: dict[str, Any]) -> dict[str, Answer]:
-    """The baseline's answers by prompt id."""
-    rows = answers(store, record, "baseline")
-    return {row.prompt_id: Answer(shown(row.text), len(row.token_ids), row.terminated, None) for row in rows}
+def baseline(store: Store, record: dict[str, Any], wanted: Collection[str]) -> dict[str, Answer]:
+    """The baseline's answers to the prompts that are wanted, by prompt id."""
+    return _answers(answers_file(store, record, "baseline"), wanted, {})
 
 
-def candidate(store: Store, record: dict[str, Any]) -> dict[str, Answer]:
-    """The cell's own answers by prompt id."""
-    p = {verdict["prompt_id"]: verdict["p"] for verdict in verdicts_of(store, record)}
+def candidate(store: Store, record: dict[str, Any], wanted: Collection[str]) -> dict[str, Answer]:
+    """The cell's own answers to the prompts that are wanted, by prompt id."""
+    p = {row["prompt_id"]: row["p"] for row in about(verdicts_file(store, record), wanted)}
+    return _answers(answers_file(store, record, "completions"), wanted, p)
+
+
+def _answers(path: Path, wanted: Collection[str], p: dict[str, float | None]) -> dict[str, Answer]:
     return {
-        row.prompt_id: Answer(shown(row.text), len(row.token_ids), row.terminated, p.get(row.prompt_id))
-        for row in answers(store, record, "completions")
+        row["prompt_id"]: Answer(shown(row["text"]), len(row["token_ids"]), bool(row["terminated"]), p.get(row["prompt_id"]))
+        for row in about(path, wanted)
     }
+
+
+def about(path: Path, wanted: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines that are about the prompts wanted; a line about another is not parsed as a whole."""
+    for line in path.read_bytes().decode("utf-8-sig").split("\n"):
+        first = _PROMPT.match(line)
+        if line.strip() and (first is None or json.loads(first.group(1)) in wanted):
+            row = json.loads(line)
+            if row["prompt_id"] in wanted:
+                yield row
 
 
 def shown(text: str) -> str:

@@ -66,7 +66,7 @@ def cells(frame: pd.DataFrame) -> Table:
         Column("time (s)", _number("duration_s", ".0f")),
         Column("cell", _plain("cell_id"), numeric=False),
     ]
-    return _table(columns, frame.to_dict("records"), lambda row: "degenerate" if row["degenerate"] else str(row["status"]))
+    return built(columns, frame.to_dict("records"), lambda row: "degenerate" if row["degenerate"] else str(row["status"]))
 
 
 def best(frame: pd.DataFrame) -> Table:
@@ -82,7 +82,7 @@ def best(frame: pd.DataFrame) -> Table:
         Column("that interval covers", lambda row: covered(row["gain_runs"]) if row["gain_runs"] else "", numeric=False),
         Column("betas not separable", lambda row: ", ".join(f"{beta:g}" for beta in row["not_separable"]), numeric=False),
     ]
-    return _table(columns, frame.to_dict("records"))
+    return built(columns, frame.to_dict("records"))
 
 
 def alarms(frame: pd.DataFrame) -> Table:
@@ -98,7 +98,7 @@ def alarms(frame: pd.DataFrame) -> Table:
         Column("ended training", lambda row: "yes" if row["stop"] and not pd.isna(row["step"]) else "no", numeric=False),
         Column("cell", _plain("cell_id"), numeric=False),
     ]
-    return _table(columns, frame.to_dict("records"))
+    return built(columns, frame.to_dict("records"))
 
 
 def differences(frame: pd.DataFrame) -> Table:
@@ -111,7 +111,7 @@ def differences(frame: pd.DataFrame) -> Table:
         Column("beta", _number("beta", "g")),
         *(Column(reference, _difference(reference)) for reference in dict.fromkeys(frame["reference"])),
     ]
-    return _table(columns, sorted(rows, key=lambda row: list(dict.fromkeys(frame["panel"])).index(row["panel"])))
+    return built(columns, sorted(rows, key=lambda row: list(dict.fromkeys(frame["panel"])).index(row["panel"])))
 
 
 def references(results: Results, points: pd.DataFrame, scores: pd.DataFrame) -> Table:
@@ -133,7 +133,7 @@ def references(results: Results, points: pd.DataFrame, scores: pd.DataFrame) -> 
         Column("KL of the policies to it (nats an answer)", _range("kl_reference_nats", ".2f")),
         Column("(nats a byte)", _range("kl_reference_nats_per_byte", ".4f")),
     ]
-    return _table(columns, rows)
+    return built(columns, rows)
 
 
 def compatibility(frame: pd.DataFrame) -> Table:
@@ -163,7 +163,7 @@ def compatibility(frame: pd.DataFrame) -> Table:
         Column("on the rest", _number("share_rest", ".2f")),
         Column("not measured", _plain("not_measured"), numeric=False),
     ]
-    return _table(columns, frame.to_dict("records"))
+    return built(columns, frame.to_dict("records"))
 
 
 def judges(frame: pd.DataFrame) -> Table:
@@ -187,7 +187,7 @@ def judges(frame: pd.DataFrame) -> Table:
         Column("tokens", _number("tokens", ",.0f")),
         Column("cost", _number("cost", ",.2f")),
     ]
-    return _table(columns, frame.to_dict("records"))
+    return built(columns, frame.to_dict("records"))
 
 
 def moved_tokens(frame: pd.DataFrame) -> Table:
@@ -203,7 +203,7 @@ def moved_tokens(frame: pd.DataFrame) -> Table:
         Column("moved down most: token, mean shift (nats), times seen", _plain("down"), numeric=False),
         Column("moved up most", _plain("up"), numeric=False),
     ]
-    return _table(columns, rows)
+    return built(columns, rows)
 
 
 def provenance(results: Results) -> list[tuple[str, str]]:
@@ -229,7 +229,7 @@ def identities(results: Results) -> Table:
     """The recipe ids of each cell: the names of its artefacts in the store."""
     rows = [{"cell_id": cell_id, **record["recipes"]} for cell_id, record in results.records.items()]
     kinds = dict.fromkeys(kind for row in rows for kind in row if kind != "cell_id")
-    return _table([Column(kind, _plain(kind), numeric=False) for kind in ("cell_id", *kinds)], rows)
+    return built([Column(kind, _plain(kind), numeric=False) for kind in ("cell_id", *kinds)], rows)
 
 
 def note(row: Row) -> str:
@@ -244,7 +244,8 @@ def note(row: Row) -> str:
     return "; ".join(parts)
 
 
-def _table(columns: Sequence[Column], rows: Sequence[Row], style: Callable[[Row], str] = lambda row: "") -> Table:
+def built(columns: Sequence[Column], rows: Sequence[Row], style: Callable[[Row], str] = lambda row: "") -> Table:
+    """A table of rows by its columns, those without any text left out."""
     texts = [[column.text(row) for column in columns] for row in rows]
     kept = [number for number in range(len(columns)) if any(row[number] for row in texts)]
     body = [(style(row), [text[number] for number in kept]) for row, text in zip(rows, texts, strict=True)]

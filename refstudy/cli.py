@@ -207,14 +207,27 @@ def export(
     print(export.export(found, known.get(found.id, {}), at.store, destination))
 
 
-@app.command(epilog="Example: refstudy report results/quickstart")
-def report(folder: ResultsFolder, store: StoreFolder = None) -> None:
-    """Writes the report of a folder anew and prints its path."""
+@app.command(epilog="Example: refstudy report results/quickstart --beside-paper")
+def report(
+    folder: ResultsFolder,
+    beside_paper: Annotated[bool, typer.Option("--beside-paper", help="Sets the paper's tables beside the sweep.")] = False,
+    wandb: Annotated[
+        bool, typer.Option("--wandb", help="Adds it to the sweep's wandb project; offline unless WANDB_MODE.")
+    ] = False,
+    store: StoreFolder = None,
+) -> None:
+    """Writes the report of a folder anew, as a page and as Markdown, and prints the page's path."""
     at = results.opened(folder, store)
     cells, why = _rebuilt(at)
     if why:
         print(f"refstudy: scores of references stay as they were written last: {why}", file=sys.stderr)
-    print(_write_report(at, cells))
+    path = _write_report(at, cells, beside_paper)
+    print(path)
+    if wandb:
+        from refstudy import tracking
+
+        name, settings = results.mirror(at)
+        tracking.upload_report(name, path, settings)
 
 
 @app.command(epilog="Example: refstudy watch results/quickstart")
@@ -379,13 +392,13 @@ def _read(sweep: Path, assignments: list[str] | None, folder: Path | None, store
     return read, results.place(read, folder, store), grid.cells(read)
 
 
-def _write_report(at: Results, cells: list[Cell]) -> Path:
+def _write_report(at: Results, cells: list[Cell], with_paper: bool = False) -> Path:
     from analysis import report
     from refstudy import reference_compatibility, reference_scores
 
     reference_scores.write(at, cells)
     reference_compatibility.write(at, cells)
-    return report.write(at.folder, at.store)
+    return report.write(at.folder, at.store, with_paper=with_paper)
 
 
 def _located(

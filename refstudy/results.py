@@ -8,7 +8,7 @@ from pathlib import Path
 
 from refstudy import entries, recipes, records, spec, sweepfile
 from refstudy.entries import Place
-from refstudy.errors import SpecError
+from refstudy.errors import RefstudyError, SpecError
 from refstudy.grid import Cell, Sweep
 from refstudy.identity import describe, fingerprint
 from refstudy.provenance import provenance
@@ -100,6 +100,15 @@ def sweep(results: Results) -> Sweep:
     document = sweepfile.read(path)
     where = Place(Path(str(listed.get("sweep_folder", results.folder))))
     return Sweep(str(listed.get("name")), str(listed.get("question", "")), document, spec.check(document, str(path)), where)
+
+
+def mirror(results: Results) -> tuple[str, spec.WandbEntry]:
+    """(the sweep's name, where its runs go in wandb: the default where its file cannot be read any more)."""
+    try:
+        read = sweep(results)
+        return read.name, read.spec.wandb
+    except RefstudyError:
+        return str(records.read_sweep(results.folder).get("name", results.folder.name)), spec.WandbEntry()
 
 
 def cell(wanted: str, among: list[Cell]) -> Cell:

@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +24,9 @@ from refstudy.store import Store
 
 FINISH_TIMEOUT_S = 30.0
 """How long a finished trial waits for wandb at most; offline runs take hundredths of a second."""
+
+REPORT_TIMEOUT_S = 120.0
+"""How long a report, of some 20 MB at most, is waited for."""
 
 INIT_TIMEOUT_S = 20.0
 
@@ -69,16 +73,24 @@ def mirrored(
 
 
 class Tracker:
-    """The wandb run of one attempt at a cell.
+    """The wandb run of one attempt at a cell, or of another `job`.
 
-    `cell` is the cell as JSON; what CONFIG names of it becomes the run's config.
+    `cell` is the cell as JSON; what CONFIG names of it becomes the run's config. Of a job it is the id alone.
     The run's id is the cell's id with the number of the attempt, its group the sweep's name. Files go to `<folder>/wandb`;
     WANDB_PROJECT and WANDB_ENTITY go before `project` and `entity`.
     """
 
     def __init__(
-        self, cell: Mapping[str, Any], sweep: str, folder: Path | str, project: str = "refstudy", entity: str | None = None
+        self,
+        cell: Mapping[str, Any],
+        sweep: str,
+        folder: Path | str,
+        project: str = "refstudy",
+        entity: str | None = None,
+        job: str | None = None,
+        upload_timeout_s: float = FINISH_TIMEOUT_S / 2,
     ) -> None:
+        self._job, self._upload_timeout_s = job, upload_timeout_s
         self._project = os.environ.get("WANDB_PROJECT") or project
         self._entity = os.environ.get("WANDB_ENTITY") or entity
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -107,6 +119,10 @@ class Tracker:
         """Adds the table "samples": a row for each that `rows` gives, the columns those of the first."""
         self._do(lambda: self._log_samples([dict(row) for row in rows()]))
 
+    def report(self, files: Mapping[str, Path], page: str) -> None:
+        """Adds a report: its files by their names as one artifact, and the HTML file named `page` as a panel."""
+        self._do(lambda: self._log_report(dict(files), page))
+
     def finish(self, record: Mapping[str, Any], timeout_s: float = FINISH_TIMEOUT_S) -> None:
         """Ends the run with the record's measures as its summary; waits `timeout_s` at most."""
         self._do(lambda: self._finish(dict(record)))
@@ -134,7 +150,12 @@ class Tracker:
     def _fail(self, reason: str) -> None:
         if not self._failed:
             self._failed = True
-            log.warning("wandb does not mirror this cell (%s); the trial goes on", " ".join(reason.split())[:300])
+            words = (
+                f"take the {self._job} (%s); it is written all the same"
+                if self._job
+                else "mirror this cell (%s); the trial goes on"
+            )
+            log.warning("wandb does not " + words, " ".join(reason.split())[:300])
 
     def _start(self, cell: dict[str, Any], sweep: str, folder: Path) -> None:
         import wandb  # 0.3 s, and not needed where wandb is disabled
@@ -145,12 +166,13 @@ class Tracker:
             entity=self._entity,
             dir=str(folder),
             id=f"{cell['cell_id']}-{_attempt(folder, cell['cell_id'])}",
-            name=f"{cell['policy']} {cell['reference']} beta={cell['beta']} seed={cell['seed']}",
+            name=self._job or f"{cell['policy']} {cell['reference']} beta={cell['beta']} seed={cell['seed']}",
             group=sweep,
+            job_type=self._job,
             config={name: cell[name] for name in CONFIG if name in cell},
             mode=_mode(),
             reinit="finish_previous",
-            settings=_settings(wandb),
+            settings=_settings(wandb, self._upload_timeout_s),
         )
 
     def _alert(self, words: str) -> None:
@@ -166,6 +188,15 @@ class Tracker:
         data: list[Iterable[Any]] = [[row.get(column) for column in columns] for row in rows]
         self._run.log({"samples": wandb.Table(columns=[*columns], data=data)})
 
+    def _log_report(self, files: dict[str, Path], page: str) -> None:
+        import wandb
+
+        made = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"report-{self._run.group}", flags=re.ASCII)[:120], type="report")
+        for name, path in files.items():
+            made.add_file(str(path), name=name)
+        self._run.log_artifact(made)
+        self._run.log({"report": wandb.Html(files[page], inject=False)})
+
     def _finish(self, record: dict[str, Any]) -> None:
         about = {name: record.get(name) for name in ("status", "degenerate", "reason", "duration_s")}
         of_sets = {
@@ -177,12 +208,24 @@ class Tracker:
         self._run.finish(exit_code=0 if record.get("status") == "done" else 1)
 
 
+def upload_report(sweep: str, report: Path, settings: WandbEntry) -> None:
+    """Adds a written report to the sweep's project and group: the page, its Markdown and the PNGs of its figures.
+
+    A run of its own, of the job type "report"; offline unless WANDB_MODE says otherwise. A failure is one warning.
+    """
+    files = [report, report.with_suffix(".md"), *sorted((report.parent / "figures").glob("*.png"))]
+    about = {"cell_id": time.strftime("report-%Y%m%d-%H%M%S", time.gmtime())}
+    mirror = Tracker(about, sweep, report.parent, settings.project, settings.entity, "report", REPORT_TIMEOUT_S / 2)
+    mirror.report({str(path.relative_to(report.parent)): path for path in files if path.is_file()}, report.name)
+    mirror.finish({"status": "done"}, REPORT_TIMEOUT_S)
+
+
 def _mode() -> Any:
     """WANDB_MODE if it is set, else offline."""
     return os.environ.get("WANDB_MODE") or "offline"
 
 
-def _settings(wandb: Any) -> Any:
+def _settings(wandb: Any, finish_timeout_s: float) -> Any:
     """Quiet, and without what could carry a secret or cost time: console output, command line, host, code, package list."""
     return wandb.Settings(
         silent=True,
@@ -194,7 +237,7 @@ def _settings(wandb: Any) -> Any:
         x_disable_stats=True,
         x_save_requirements=False,
         init_timeout=INIT_TIMEOUT_S,
-        finish_timeout=FINISH_TIMEOUT_S / 2,
+        finish_timeout=finish_timeout_s,
     )
 
 

@@ -1,5 +1,6 @@
 """A headless Chromium for tests of pages, driven through chromedriver's HTTP interface (the W3C WebDriver protocol)."""
 
+import base64
 import json
 import shutil
 import socket
@@ -41,6 +42,25 @@ class Browser:
 
     def resize(self, width: int, height: int) -> None:
         _call(f"{self.session}/window/rect", {"width": width, "height": height})
+
+    def emulate(self, width: int, height: int, dark: bool = False) -> None:
+        """Shows the page as a screen of this size does, narrower than a window can be, and perhaps as a dark one."""
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._devtools("Emulation.setDeviceMetricsOverride", screen)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._devtools("Emulation.setEmulatedMedia", {"media": "", "features": [scheme]})
+
+    def paper(self) -> bytes:
+        """The page as it is printed: a PDF."""
+        return base64.b64decode(_call(f"{self.session}/print", {}))
+
+    def picture(self) -> bytes:
+        """What the window shows: a PNG."""
+        with urllib.request.urlopen(f"{self.session}/screenshot", timeout=60) as answer:
+            return base64.b64decode(json.loads(answer.read())["value"])
+
+    def _devtools(self, command: str, parameters: dict[str, Any]) -> None:
+        _call(f"{self.session}/goog/cdp/execute", {"cmd": command, "params": parameters})
 
     def complaints(self) -> list[str]:
         """Errors and warnings on the console since it was last asked."""

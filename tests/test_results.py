@@ -113,7 +113,7 @@ def test_report_keeps_the_scores_of_cells_that_cannot_be_rebuilt(
     kl = {cells[0].id: {"kl_reference_nats": 1.0}}
     records.write_json(at.references, own)
     records.write_json(at.reference_kl, kl)
-    monkeypatch.setattr("analysis.report.write", lambda folder, store: folder / "report.html")
+    monkeypatch.setattr("analysis.report.write", lambda folder, store, with_paper=False: folder / "report.html")
     data = tmp_path / "sweeps" / "pairs.jsonl"
     data.write_text(data.read_text() + json.dumps(sweeps.pairs(40)[-1]) + "\n")
     for gone in (False, True):
@@ -125,3 +125,9 @@ def test_report_keeps_the_scores_of_cells_that_cannot_be_rebuilt(
         out, err = capsys.readouterr()
         assert out == f"{at.folder / 'report.html'}\n"
         assert ("pairs.jsonl does not exist" in err) is gone
+    uploaded: list[tuple[str, Path, str]] = []
+    monkeypatch.setattr(
+        "refstudy.tracking.upload_report", lambda name, report, settings: uploaded.append((name, report, settings.project))
+    )
+    cli.report(at.folder, wandb=True)
+    assert uploaded == [(sweep.name, at.folder / "report.html", "refstudy")]

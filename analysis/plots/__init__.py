@@ -12,6 +12,7 @@ from analysis.plots.effects import MEASURES as MEASURES
 from analysis.plots.effects import gains as gains
 from analysis.plots.effects import measure_against_gain as measure_against_gain
 from analysis.plots.heat_map import win_rate_map as win_rate_map
+from analysis.plots.paper import beside_paper as beside_paper
 from analysis.plots.style import save as save
 from analysis.plots.token_shifts import end_token_by_beta as end_token_by_beta
 from analysis.plots.token_shifts import token_shifts as token_shifts

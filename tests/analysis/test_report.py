@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from analysis import report
+from analysis import content, report
 from refstudy import records
 from tests.analysis import synthetic
 
@@ -186,4 +186,4 @@ def test_write_again_gives_the_same_page(tmp_path):
     ],
 )
 def test_question_is_read_from_the_comment_on_top(text, asked):
-    assert report.question(text) == asked
+    assert content.question(text) == asked

@@ -144,5 +144,6 @@ def test_report_puts_findings_before_figures_in_words(tmp_path):
     folder, store = synthetic.build(tmp_path, betas=(10, 1, 0.1), references=("self", "larger-same"), entities=6, prompts_each=2)
     page = report.write(folder, Store(store.root)).read_text()
     assert page.index('<section id="findings">') < page.index('<section id="summary">') < page.index("<figure")
-    assert "<strong>stronger_reference_helps</strong> (confirmatory)" in page
+    assert "stronger_reference_helps (confirmatory)</span>" in page
+    assert "A stronger reference raises the best win rate" in page
     assert "larger-same at its best beta" in page
