@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from analysis.frames import Results, prompts_of
 from analysis.samples import UNREADABLE, Answer, baseline, candidate, shown, spread
+from refstudy import texts
 from refstudy.store import Store
 from refstudy.texts import Prompt
 
@@ -82,7 +83,7 @@ def _panels(name: str, results: Results, store: Store, count: int) -> list[dict[
     for panel, cells in results.done.groupby("panel", sort=False):
         prompts, total = _prompts(results, cells, store, count)
         if prompts:
-            turns = [[{"role": turn["role"], "text": shown(turn["content"])} for turn in each.messages] for each in prompts]
+            turns = [[{"role": turn["role"], "text": shown(turn["content"])} for turn in texts.asked(each)] for each in prompts]
             asked = [{"id": each.prompt_id, "turns": said} for each, said in zip(prompts, turns, strict=True)]
             sets = _sets(results, cells, store, [each.prompt_id for each in prompts])
             panels.append({"name": f"{panel}, on {name}" if name else str(panel), "of": total, "prompts": asked, "sets": sets})

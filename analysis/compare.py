@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from analysis.samples import shown
+from refstudy import texts
 from refstudy.errors import DataError, StoreError
 from refstudy.measures.comparison import Comparison, Example
 from refstudy.measures.intervals import Estimate
@@ -152,9 +153,9 @@ def _side(of: Estimate, middle: float, above: str, below: str) -> str:
 
 def _shown(of: Comparison, example: Example) -> Shown:
     return Shown(
-        prompt=[(visible(message["role"]), shown(message["content"])) for message in example.prompt.messages],
-        a=shown(example.a.text),
-        b=shown(example.b.text),
+        prompt=[(visible(message["role"]), shown(message["content"])) for message in texts.asked(example.prompt)],
+        a=shown(texts.answer_text(example.prompt, example.a)),
+        b=shown(texts.answer_text(example.prompt, example.b)),
         about_a=_about(example.a.token_ids, example.a.text, example.a.terminated, example.p_a, of.a.counted_by),
         about_b=_about(example.b.token_ids, example.b.text, example.b.terminated, example.p_b, of.b.counted_by),
         verdict=_verdict(example),

@@ -13,7 +13,6 @@ of 40, however many cells it has. What noise cannot explain falls outright: a ce
 another judge or on other prompts. The noise is that of prompts and of drawn answers; another seed is another cell.
 """
 
-import difflib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from typing import Any
 from analysis.frames import answers, prompts_of, verdicts_of
 from refstudy import records
 from refstudy.errors import DataError, SpecError, StoreError
-from refstudy.measures import intervals
+from refstudy.measures import intervals, names
 from refstudy.measures.limits import Limit
 from refstudy.measures.multiplicity import falls, holm
 from refstudy.measures.repetition import is_repetitive
@@ -173,9 +172,8 @@ def broken(now: Sequence[State], limits: Sequence[Limit]) -> list[Failure]:
     known = sorted({name for each in now for name, value in each.measures.items() if value is not None})
     for limit in limits:
         if known and limit.measure not in known:
-            near = difflib.get_close_matches(limit.measure, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise SpecError(f"--limit '{limit}': no cell has the measure {limit.measure}{hint}; expected one of {', '.join(known)}")
+            hint = names.hint(limit.measure, known)
+            raise SpecError(f"--limit '{limit}': no cell has the measure {limit.measure}; {hint}")
     return [_broken(each, limit) for each in now for limit in limits if not limit.holds(_numbers(each.measures))]
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.frames import Results, answers_file, prompts_of, verdicts_file
 from refstudy.errors import DataError, StoreError
 from refstudy.store import Store
-from refstudy.texts import Prompt, visible
+from refstudy.texts import Completion, Prompt, told, visible
 
 PROMPTS = 6
 CUT_CHARACTERS = 1_200
@@ -93,9 +93,9 @@ def candidate(store: Store, record: dict[str, Any], wanted: Collection[str]) -> 
 
 
 def _answers(path: Path, wanted: Collection[str], p: dict[str, float | None]) -> dict[str, Answer]:
+    found = [Completion(**row) for row in about(path, wanted)]
     return {
-        row["prompt_id"]: Answer(shown(row["text"]), len(row["token_ids"]), bool(row["terminated"]), p.get(row["prompt_id"]))
-        for row in about(path, wanted)
+        row.prompt_id: Answer(shown(told(row)), len(row.token_ids), bool(row.terminated), p.get(row.prompt_id)) for row in found
     }
 
 

@@ -42,8 +42,10 @@ class Raised:
 
     @property
     def words(self) -> str:
-        """Such as `length_ratio 2.31 > 2 at step 40`."""
-        return f"{self.reason} {'in the finished cell' if self.step is None else f'at step {self.step}'}"
+        """Such as `length_ratio 2.31 > 2 at step 40`, and whether training ends there."""
+        if self.step is None:
+            return f"{self.reason} in the finished cell"
+        return f"{self.reason} at step {self.step}{', where training ends' if self.stop else ''}"
 
     def as_json(self) -> dict[str, Any]:
         """limit, value, step, stop, and all of it in words."""

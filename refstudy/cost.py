@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from refstudy import plan, recipes, records, results
+from refstudy import judging_cost, plan, recipes, records, results
 from refstudy.errors import ModelError
 from refstudy.grid import Cell, Sweep, label
 from refstudy.identity import fingerprint, kind
@@ -26,6 +26,7 @@ TRAINING_FLOPS = {False: 6, True: 4}
 FREE = (recipes.Constant, recipes.Column, recipes.Server, recipes.Mixture, recipes.Derived)
 """Scorers whose tables cost this machine no pass of a model."""
 CELLS_SHOWN = 60
+NAMES_SHOWN = 3
 
 ANSWER_BYTES_PER_TOKEN = 12
 """Bytes of completions.jsonl for one token: its id and its text."""
@@ -61,6 +62,8 @@ class Estimate:
     """Median duration of the cells already finished below this results root."""
     disk_gb: float | None
     price: float | None
+    judging: list[judging_cost.Bill]
+    """What each judge is asked for the cells that are not finished."""
     unknown: list[str]
     """What compute or disk cannot be reckoned without, in words."""
     cells_listed: list[dict[str, Any]]
@@ -70,13 +73,13 @@ class Estimate:
         return asdict(self)
 
     def as_text(self) -> str:
-        unknown = "unknown without " + "; ".join(self.unknown)
+        unknown = "unknown without " + _first(self.unknown)
         made, lacking = _counted(self.artefacts_made), _counted(self.artefacts_missing)
         compute = (
             unknown
             if self.petaflops is None
             else f"{self.petaflops:,.3g} PFLOP, {self.device_hours:,.3g} device-hours at most for training, answers and reference "
-            "tables; models made here, judges and what is scored after the cells come on top"
+            "tables; models made here and what is scored after the cells come on top"
         )
         lines = [
             f"{self.name}: {self.cells} cells, {self.done} done, {self.failed} failed, "
@@ -87,6 +90,7 @@ class Estimate:
             f"compute: {compute}",
             f"disk:    {'unknown too' if self.disk_gb is None else f'{self.disk_gb:,.3g} GB at most of answers, kept policies'}",
         ]
+        lines += [each.line for each in self.judging]
         lines += self._set_lines()
         if self.failed:
             lines.append(f"{self.failed} failed cells would run only with --retry-failed")
@@ -151,6 +155,7 @@ def estimate(sweep: Sweep, cells: list[Cell], at: Results) -> Estimate:
         seconds_per_cell=_median_duration(at),
         disk_gb=_disk_gb(pending, at.store),
         price=price.device_hour * hours if hours is not None and price.device_hour else None,
+        judging=judging_cost.bills(pending, lambda cell: _looks_along(cell, at.store), at.store),
         unknown=_unknown(pending, [each for each in lacking if isinstance(each, recipes.Table)], at.store),
         cells_listed=[{**cell.row, "status": states[cell.id]} for cell in cells],
     )
@@ -215,9 +220,7 @@ def _flops(cell: Cell, store: Store) -> float | None:
 def _looked_at(cell: Cell, pairs: int) -> float:
     """Tokens that pass a model forward in the looks along a training: answers drawn, and read by policy and start for their KL;
     validation pairs where they choose the checkpoint."""
-    train = cell.dpo.train
-    steps = math.ceil(math.ceil(pairs / train.batch_size) * train.epochs)
-    tokens = 0.0
+    steps, tokens = _steps(cell, pairs), 0.0
     if cell.along is not None:
         prompts = cell.along.baseline.prompts.count or 0  # of a source without a count: not known before it is read
         tokens += _looks(steps, cell.along.every) * 3 * prompts * cell.along.sampling.max_new_tokens
@@ -226,6 +229,17 @@ def _looked_at(cell: Cell, pairs: int) -> float:
         count = held_out.pairs.validation if isinstance(held_out.pairs, recipes.Preferences) else held_out.pairs.count
         tokens += _looks(steps, cell.dpo.checkpoint_every) * 2 * count * held_out.max_length
     return tokens
+
+
+def _looks_along(cell: Cell, store: Store) -> int | None:
+    """How often a cell's policy is judged along its training; None where its pairs were not read yet."""
+    pairs = _pair_count(_token_pairs(cell.dpo.table), store)
+    return None if cell.along is None or pairs is None else _looks(_steps(cell, pairs), cell.along.every)
+
+
+def _steps(cell: Cell, pairs: int) -> int:
+    train = cell.dpo.train
+    return math.ceil(math.ceil(pairs / train.batch_size) * train.epochs)
 
 
 def _looks(steps: int, every: int) -> int:
@@ -237,10 +251,10 @@ def _drawn_tokens(cell: Cell, store: Store) -> int | None:
     """Tokens of all answers that the cell's policy still has to give, at most; None where a set of prompts was not read yet."""
     total = 0
     for each in cell.answers:
-        prompts = 0 if store.has(each) else _prompt_count(each.prompts, store)
-        if prompts is None:
+        answers = 0 if store.has(each) else _answer_count(each.prompts, store)
+        if answers is None:
             return None
-        total += prompts * each.sampling.max_new_tokens
+        total += answers * each.sampling.max_new_tokens
     return total
 
 
@@ -276,7 +290,16 @@ def _pair_count(texts: recipes.TokenPairs, store: Store) -> int | None:
 
 
 def _prompt_count(prompts: recipes.AnyPrompts, store: Store) -> int | None:
-    return _lines(store.path(prompts) / "prompts.jsonl") if store.has(prompts) else prompts.count
+    if store.has(prompts):
+        return _lines(store.path(prompts) / "prompts.jsonl")
+    known = judging_cost.known_prompts(prompts, store)
+    return prompts.count if known is None else len(known)
+
+
+def _answer_count(prompts: recipes.AnyPrompts, store: Store) -> int | None:
+    """Answers to a set of prompts, one to each turn; of a set that must be downloaded first one to each prompt."""
+    known = judging_cost.known_prompts(prompts, store) if isinstance(prompts, recipes.Prompts) else None
+    return _prompt_count(prompts, store) if known is None else sum(1 + len(each.turns) for each in known)
 
 
 def _lines(path: Path) -> int:
@@ -372,6 +395,13 @@ def _total(values: Iterable[float | None]) -> float | None:
             return None
         total += value
     return total
+
+
+def _first(names: list[str]) -> str:
+    """The names; of many their number and the first three."""
+    if len(names) <= NAMES_SHOWN:
+        return "; ".join(names)
+    return f"{len(names)} quantities ({'; '.join(names[:NAMES_SHOWN])}; and {len(names) - NAMES_SHOWN} more: see --json)"
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -11,7 +11,7 @@ import json
 import math
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -107,9 +107,10 @@ def chosen_conversations(pairs: Iterable[Pair]) -> list[list[Message]]:
     return [[*pair.messages, {"role": "assistant", "content": pair.chosen}] for pair in pairs]
 
 
-def prompt_key(messages: list[Message]) -> str:
-    """What a conversation is found by: the hash of its turns, which is also the id of a prompt read from a file."""
-    return _hash(messages)
+def prompt_key(messages: list[Message], more: Sequence[str] = ()) -> str:
+    """What a conversation is found by: the hash of its turns, which is also the id of a prompt read from a file. `more`: turns of
+    the user that go on after answers yet to be given."""
+    return _hash([*messages, *more]) if more else _hash(messages)
 
 
 def cluster(messages: list[Message]) -> str:
@@ -221,7 +222,9 @@ def _prompt(values: dict[str, Any]) -> tuple[Prompt, str | None]:
     meta = _meta(values)
     if isinstance(values.get("dataset"), str):
         meta["dataset"] = values["dataset"]
-    return Prompt(prompt_id=_hash(messages), messages=messages, cluster=cluster(messages), meta=meta), _fault(messages, {})
+    more = turns.further_turns(values)
+    prompt_id = prompt_key(messages, more)
+    return Prompt(prompt_id=prompt_id, messages=messages, cluster=cluster(messages), meta=meta, turns=more), _fault(messages, {})
 
 
 def _conversation(values: dict[str, Any]) -> tuple[list[Message], str | None]:

@@ -14,7 +14,7 @@ from refstudy import chat, scoring
 from refstudy.checkpoints import SystemRole
 from refstudy.errors import ModelError
 from refstudy.measurement import Emit, Measurement, silent
-from refstudy.texts import Completion, Prompt
+from refstudy.texts import Completion, Prompt, in_place
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def kl_nats(
     answers.
     """
     vocabulary = common_vocabulary(policy, reference, tokenizer)
-    asked = {prompt.prompt_id: chat.prompt_ids(tokenizer, prompt.messages, system, system_role) for prompt in prompts}
-    turns = [chat.Turn(asked[each.prompt_id], each.token_ids) for each in completions]
+    asked = [chat.prompt_ids(tokenizer, each.messages, system, system_role) for each in in_place(prompts, completions)]
+    turns = [chat.Turn(ids, each.token_ids) for ids, each in zip(asked, completions, strict=True)]
     sums = np.zeros(len(turns))
     done = 0
     for rows in scoring.length_batches(turns, batch_tokens, vocabulary):

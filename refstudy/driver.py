@@ -315,8 +315,12 @@ def _session(address: str | None, asked: Mapping[str, spec.Resources]) -> Iterat
     try:
         environment = {"env_vars": _environment(asked["resources.trial"])}
         ray.init(**options, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        do = "check the address, and RAY_AUTH_MODE if the cluster asks for a token" if address else "see the error above"
+    except Exception as error:  # a node that comes up too late is a bare Exception
+        do = (
+            "check the address, and RAY_AUTH_MODE if the cluster asks for a token"
+            if address
+            else "see the error above; on a busy machine try again later: `refstudy trial SWEEP --cell ID` runs a cell without Ray"
+        )
         where = f"reached at {address}" if address else "started on this machine"
         raise RefstudyError(f"Ray cannot be {where}: {_first_line(error)}; {do}") from error
     try:

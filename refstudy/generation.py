@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from refstudy.checkpoints import SystemRole
 from refstudy.errors import ModelError
 from refstudy.measurement import Emit, Measurement, silent
 from refstudy.recipes import Sampling
-from refstudy.texts import Completion, Prompt
+from refstudy.texts import Completion, Message, Prompt, dialogue
 
 BATCH_TOKENS = 32_768
 """Prompt and answer tokens of one batch at most: what bounds the memory of the key-value cache."""
@@ -37,21 +37,32 @@ def generate(
     system_role: SystemRole = "keep",
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[Completion]:
-    """One answer to each prompt, in the order of the prompts.
+    """One answer to each prompt, in the order of the prompts; to one of several turns the answer to the last, after its own answers
+    to those before, each drawn as the last is.
 
     Temperature 0 takes the likeliest token. Otherwise the next token is where the running sum of the probabilities, by token id,
     passes the prompt's next uniform number. Log-probs are under temperature 1 and full support, whatever was drawn with.
     """
     ends = models.end_ids(model, tokenizer)
-    ids = [chat.prompt_ids(tokenizer, prompt.messages, sampling.system, system_role) for prompt in prompts]
-    _check_room(model, prompts, ids, sampling)
-    done: dict[int, Completion] = {}
-    for rows in _batches(ids, sampling.max_new_tokens, batch_tokens):
-        answers = [_Answer(prompts[row].prompt_id, ids[row], _uniforms(sampling, prompts[row])) for row in rows]
-        _extend(model, answers, sampling, ends, tokenizer.pad_token_id)
-        done |= {row: _completion(tokenizer, answer) for row, answer in zip(rows, answers, strict=True)}
-        emit(Measurement("generate", len(done), len(prompts), {}))
-    return [done[row] for row in range(len(prompts))]
+    opened = [chat.prompt_ids(tokenizer, _of_probes(prompt), sampling.system, system_role) for prompt in prompts]
+    _check_room(model, prompts, opened, sampling)
+    given: list[list[Completion]] = [[] for _ in prompts]
+    turns = [1 + len(prompt.turns) for prompt in prompts]
+    for turn in range(max(turns, default=0)):
+        rows = [row for row, count in enumerate(turns) if count > turn]
+        asked = [dialogue(prompts[row], [each.text for each in given[row]]) for row in rows]
+        ids = [chat.prompt_ids(tokenizer, messages, sampling.system, system_role) for messages in asked]
+        for batch in _batches(ids, sampling.max_new_tokens, batch_tokens):
+            of = [rows[each] for each in batch]
+            answers = [
+                _Answer(prompts[row].prompt_id, ids[each], _uniforms(sampling, prompts[row], turn))
+                for row, each in zip(of, batch, strict=True)
+            ]
+            _extend(model, answers, sampling, ends, tokenizer.pad_token_id)
+            for row, answer in zip(of, answers, strict=True):
+                given[row].append(_completion(tokenizer, answer))
+            emit(Measurement("generate", sum(map(len, given)), sum(turns), {}))
+    return [replace(each[-1], earlier=[before.text for before in each[:-1]]) for each in given]
 
 
 @dataclass
@@ -72,12 +83,20 @@ class _Answer:
             self.terminated = is_end
 
 
+def _of_probes(prompt: Prompt) -> list[Message]:
+    """The whole conversation with a word in place of each answer that is yet to be given before the last."""
+    return dialogue(prompt, [chat.PROBE_ANSWER] * len(prompt.turns))
+
+
 def _check_room(model: PreTrainedModel, prompts: list[Prompt], ids: list[list[int]], sampling: Sampling) -> None:
+    """Before anything is drawn, so that no policy is refused for how long its first answers are."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for prompt, row in zip(prompts, ids, strict=True):
-        if context is not None and len(row) + sampling.max_new_tokens > context:
+        new = sampling.max_new_tokens * (1 + len(prompt.turns))
+        if context is not None and len(row) + new > context:
+            each = f" ({sampling.max_new_tokens} for each of {1 + len(prompt.turns)} turns)" if prompt.turns else ""
             raise ModelError(
-                f"prompt {prompt.prompt_id!r} has {len(row)} tokens, which with {sampling.max_new_tokens} new ones passes the "
+                f"prompt {prompt.prompt_id!r} has {len(row)} tokens, which with {new} new ones{each} passes the "
                 f"model's context of {context}; lower generate.max_new_tokens or leave the prompt out"
             )
 
@@ -95,9 +114,10 @@ def _batches(ids: list[list[int]], new_tokens: int, budget: int) -> Iterator[lis
         yield batch
 
 
-def _uniforms(sampling: Sampling, prompt: Prompt) -> np.ndarray:
-    """The prompt's own uniform numbers in [0, 1), one a token, by id and text: two worlds' first prompts share none."""
-    text = json.dumps([prompt.prompt_id, prompt.messages], ensure_ascii=False, sort_keys=True)
+def _uniforms(sampling: Sampling, prompt: Prompt, turn: int) -> np.ndarray:
+    """The prompt's own uniform numbers in [0, 1), one a token, by id and text: two worlds' first prompts share none. Each
+    of several turns has its own, whatever was answered before it."""
+    text = json.dumps([prompt.prompt_id, prompt.messages, *prompt.turns[:turn]], ensure_ascii=False, sort_keys=True)
     name = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([sampling.seed, sampling.draw, name]))).random(
         sampling.max_new_tokens

@@ -60,7 +60,7 @@ from refstudy.passes import Shard
 from refstudy.recipes import Recipe
 from refstudy.shelf import Policy, Shelf, load_policy
 from refstudy.store import Claim, Store, write_json
-from refstudy.texts import Completion, Message, Pair, Prompt
+from refstudy.texts import Completion, Message, Pair, Prompt, Said
 from refstudy.training import dpo, reward_model, sft
 
 
@@ -357,21 +357,22 @@ def _served_answers(recipe: recipes.Completions, store: Store, emit: Emit) -> li
     assert recipe.tokens_of is not None
     prompts = read_prompts(recipe.prompts, store)
     found = served_answers.answers(recipe.source, prompts, recipe.sampling, store.partial(recipe), emit)
-    return _as_text(prompts, [(each.text, each.terminated) for each in found], recipe.tokens_of, store)
+    return _as_text(prompts, found, recipe.tokens_of, store)
 
 
-def _as_text(prompts: list[Prompt], answered: list[tuple[str, bool]], tokens_of: recipes.Model, store: Store) -> list[Completion]:
-    """Answers known as (text, whether it ended), counted in the tokens of a model that did not write them."""
+def _as_text(prompts: list[Prompt], answered: list[Said], tokens_of: recipes.Model, store: Store) -> list[Completion]:
+    """Answers known as text, counted in the tokens of a model that did not write them."""
     tokenizer = models.load_tokenizer(checkpoints.checkpoint(tokens_of, store))
     return [
         Completion(
             prompt_id=prompt.prompt_id,
-            text=text,
-            token_ids=chat.text_ids(tokenizer, text, terminated),
-            terminated=terminated,
+            text=said.text,
+            token_ids=chat.text_ids(tokenizer, said.text, said.terminated),
+            terminated=said.terminated,
             logp_sum_nats=None,
+            earlier=list(said.earlier),
         )
-        for prompt, (text, terminated) in zip(prompts, answered, strict=True)
+        for prompt, said in zip(prompts, answered, strict=True)
     ]
 
 

@@ -11,7 +11,7 @@ from refstudy import grid, records, texts
 from refstudy.errors import DataError, StoreError
 from refstudy.records import Record
 from refstudy.store import MANIFEST, RECIPE, Store
-from refstudy.texts import Completion, Prompt, conversation_text
+from refstudy.texts import Completion, Prompt, answer_text, asked_text
 
 
 def write(record: Record, store: Store, dataset: str, file: Path) -> list[Path]:
@@ -34,12 +34,12 @@ def write(record: Record, store: Store, dataset: str, file: Path) -> list[Path]:
 
 def rows(prompts: list[Prompt], answers: list[Completion], generator: str, dataset: str) -> list[dict[str, str]]:
     """Rows of a model_outputs.json, in the prompts' order: dataset, instruction, output and generator."""
-    by_id = {answer.prompt_id: answer.text for answer in answers}
+    by_id = {answer.prompt_id: answer for answer in answers}
     return [
         {
             "dataset": str(prompt.meta.get("dataset") or dataset),
-            "instruction": conversation_text(prompt.messages),
-            "output": by_id[prompt.prompt_id],
+            "instruction": asked_text(prompt),
+            "output": answer_text(prompt, by_id[prompt.prompt_id]),
             "generator": generator,
         }
         for prompt in prompts

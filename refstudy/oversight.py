@@ -3,7 +3,6 @@
 Invariant: what can change a policy stands in its recipe, and only that; the rest may be added to a sweep at any time.
 """
 
-import difflib
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,8 +90,7 @@ def _limit(words: str, index: int, has_along: bool) -> limits.Limit:
     """The limit of an alarm; refused if nothing that it could look at has such a measure: it would never go off."""
     limit, known = limits.parse(words), (*names.CELL, *names.ALONG)
     if limit.measure not in known:
-        near = difflib.get_close_matches(limit.measure, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "expected one of " + ", ".join(sorted(set(known)))
+        hint = names.hint(limit.measure, known)
         raise SpecError(f"alarms.{index}.limit: got {words!r}, but {limit.measure} is no measure; {hint}")
     if limit.measure not in names.CELL and not has_along:
         raise SpecError(f"alarms.{index}.limit: {limit.measure} is measured along training only; add an `along` block")

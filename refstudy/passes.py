@@ -14,7 +14,7 @@ from refstudy import chat
 from refstudy.checkpoints import SystemRole
 from refstudy.errors import ModelError
 from refstudy.tables import CompletionTable, PairTable
-from refstudy.texts import Completion, Prompt
+from refstudy.texts import Completion, Prompt, in_place
 from refstudy.token_pairs import TokenPair
 
 
@@ -58,15 +58,13 @@ def completion_texts(
     tokenizer's own tokens: what it cannot keep (half a character, written U+FFFD; a letter that it normalises) as it reads it.
     An answer that never ended is scored as it stands: the probability that the scorer begins with it.
     """
-    asked = {prompt.prompt_id: prompt.messages for prompt in prompts}
-    opened = {name: chat.prompt_ids(tokenizer, each, system, system_role) for name, each in asked.items()} if as_drawn else {}
     found = []
-    for each in completions:
+    for each, prompt in zip(completions, in_place(prompts, completions), strict=True):
         name = f"the answer to prompt {each.prompt_id!r}"
         if as_drawn:
-            turn = chat.Turn(opened[each.prompt_id], each.token_ids)
+            turn = chat.Turn(chat.prompt_ids(tokenizer, prompt.messages, system, system_role), each.token_ids)
         else:
-            turn = _named_turn(name, tokenizer, asked[each.prompt_id], each.text, each.terminated, system, system_role, False)
+            turn = _named_turn(name, tokenizer, prompt.messages, each.text, each.terminated, system, system_role, False)
         found.append(Text(name, turn))
     return found
 

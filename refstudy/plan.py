@@ -153,13 +153,17 @@ def reference_passes(cells: Iterable[Cell], store: Store) -> list[list[Recipe]]:
         if not store.has(cell.completions) or not isinstance(reference, recipes.Model | recipes.Server):
             continue
         group = groups.setdefault(fingerprint(reference), [])
-        answers_itself = cell.answering is not None and not isinstance(cell.verdicts.judge, recipes.GIVEN_ONLY)
-        if answers_itself and own_verdicts(cell) not in group:
+        if answers_itself(cell) and own_verdicts(cell) not in group:
             group += missing([own_verdicts(cell)], store)
         table = recipes.Table(scorer=reference, texts=cell.completions)
         if not store.has(table):
             group.append(table)
     return [list({fingerprint(each): each for each in group}.values()) for group in groups.values() if group]
+
+
+def answers_itself(cell: Cell) -> bool:
+    """Whether the cell's reference is judged too, on answers of its own."""
+    return cell.answering is not None and not isinstance(cell.verdicts.judge, recipes.GIVEN_ONLY)
 
 
 def own_verdicts(cell: Cell) -> recipes.Verdicts:
@@ -177,8 +181,7 @@ def title(recipe: Recipe) -> str:
     """A few words that tell the recipe from its like, for progress and messages."""
     match recipe:
         case recipes.Pretrained():
-            style = "" if recipe.family == "north" else f", {recipe.north_share:.4g} of it north"
-            return f"pretrained {recipe.family} {recipe.size} (world {recipe.world}, {recipe.false_share:g} false{style})"
+            return f"pretrained {_of_corpus(recipe)}"
         case recipes.Scratch():
             return f"pretrained {recipe.architecture} {recipe.hidden}x{recipe.layers}"
         case recipes.Hub():
@@ -189,10 +192,24 @@ def title(recipe: Recipe) -> str:
             return f"{title(recipe.base)} with adapter"
         case recipes.Rounded():
             return f"{title(recipe.model)} in {recipe.quantise or recipe.precision}"
-        case recipes.Sft():
-            return f"SFT of {title(recipe.start)}"
+        case recipes.Demonstrations():
+            return f"demonstrations of {_of_corpus(recipe)}"
+        case recipes.MiniaturePrompts():
+            what = "evaluation prompts" if recipe.part == "evaluation" else f"prompts of pairs, {recipe.part}'s share"
+            return f"{what} (world {recipe.world}{_of_seed(recipe.seed)})"
+        case recipes.Prompts():
+            return f"prompts of {_data_name(recipe.source)}"
+        case recipes.OtherPrompts():
+            return "prompts along training"
+        case recipes.MiniaturePairs():
+            return f"{recipe.annotator} pairs (world {recipe.world}{_of_seed(recipe.seed)})"
+        case recipes.Sft(data=recipes.Demonstrations(statements=statements)):
+            return f"SFT of {title(recipe.start)}" + ("" if statements == "all" else f" on {statements} statements")
+        case recipes.Sft(data=recipes.Conversations() as conversations):
+            return f"SFT of {title(recipe.start)} on {_data_name(conversations.source)}"
         case recipes.Dpo():
-            return f"DPO of {title(recipe.start)} at beta {recipe.beta:g}"
+            against = "itself" if recipe.table.scorer == recipe.start else title(recipe.table.scorer)
+            return f"DPO of {title(recipe.start)} against {against} at beta {recipe.beta:g}{_of_seed(recipe.seed)}"
         case recipes.Table(texts=recipes.Completions() as answers):
             return f"log-probs of answers of {title(answers.source)} by {title(recipe.scorer)}"
         case recipes.Table(texts=recipes.Selection() as chosen):
@@ -215,14 +232,33 @@ def title(recipe: Recipe) -> str:
             return f"pairs selected by {title(recipe.of)}"
         case recipes.ChatServer():
             return f"{recipe.model} (server)"
+        case recipes.Completions(prompts=recipes.MiniaturePrompts(part="policy" | "neutral")):
+            return f"answers for pairs of {title(recipe.source)}"
+        case recipes.Completions(prompts=recipes.OtherPrompts()):
+            return f"answers along training of {title(recipe.source)}"
+        case recipes.Completions(prompts=recipes.Prompts() as asked):
+            return f"answers of {title(recipe.source)} to {_data_name(asked.source)}"
         case recipes.Completions():
             return f"answers of {title(recipe.source)}"
+        case recipes.LlmJudge():
+            return f"{recipe.model} (llm, server)"
         case recipes.Answers(source=source):
             return "chosen answers" if source is None else f"answers of {_data_name(source)}"
         case recipes.Verdicts():
             return f"verdicts on {title(recipe.candidate)}"
         case _:
             return kind(recipe).replace("_", " ")
+
+
+def _of_corpus(recipe: recipes.Pretrained | recipes.Demonstrations) -> str:
+    """Family and size, and what a corpus of the miniature is drawn by."""
+    style = "" if recipe.family == "north" else f", {recipe.north_share:.4g} of it north"
+    draw = f", corpus {recipe.corpus}" if recipe.corpus else ""
+    return f"{recipe.family} {recipe.size} (world {recipe.world}, {recipe.false_share:g} false{style}{draw})"
+
+
+def _of_seed(seed: int) -> str:
+    return f", seed {seed}" if seed else ""
 
 
 def _data_name(source: recipes.File | recipes.HubData) -> str:

@@ -22,7 +22,7 @@ from refstudy.measurement import Emit, Measurement, silent
 from refstudy.partial_scores import Kept
 from refstudy.passes import WHOLE, Shard, Text
 from refstudy.tables import CompletionTable, PairTable
-from refstudy.texts import Completion, Prompt
+from refstudy.texts import Completion, Prompt, in_place
 from refstudy.token_pairs import TokenPair
 
 BATCH_TOKENS = 16_384
@@ -175,10 +175,9 @@ def retokenised_share(
 
     Of these the log-prob as drawn is that of one of several ways to write the text.
     """
-    asked = {prompt.prompt_id: prompt.messages for prompt in prompts}
     other = 0
-    for each in completions:
-        turn = chat.turn(tokenizer, asked[each.prompt_id], each.text, each.terminated, system, system_role, exact=False)
+    for each, prompt in zip(completions, in_place(prompts, completions), strict=True):
+        turn = chat.turn(tokenizer, prompt.messages, each.text, each.terminated, system, system_role, exact=False)
         other += turn.answer_ids != each.token_ids
     return other / len(completions) if completions else 0.0
 

@@ -153,10 +153,17 @@ def _side(named: _Given | _Recorded, home: _Home | None, emit: Emit) -> tuple[Si
         raise SpecError(f"checkpoint {named.path} must be asked something: compare it with a cell, or name one with --like")
     rows = outputs.conversations(named.path)
     answers = [
-        Completion(prompt_id=prompt.prompt_id, text=text, token_ids=[], terminated=ended, logp_sum_nats=None)
-        for prompt, text, ended in rows
+        Completion(
+            prompt_id=prompt.prompt_id,
+            text=said.text,
+            token_ids=[],
+            terminated=said.terminated,
+            logp_sum_nats=None,
+            earlier=list(said.earlier),
+        )
+        for prompt, said in rows
     ]
-    return Side(title=named.title, prompts=[prompt for prompt, _, _ in rows], answers=answers), None
+    return Side(title=named.title, prompts=[prompt for prompt, _ in rows], answers=answers), None
 
 
 def _made(named: _Given, home: _Home, emit: Emit) -> tuple[Side, recipes.AnyAnswers]:

@@ -21,10 +21,12 @@ Message = dict[str, str]
 class Prompt:
     prompt_id: str
     messages: list[Message]
-    """The conversation up to and including the user's last turn."""
+    """The conversation up to and including the user's last turn, or the first that is answered where `turns` go on."""
     cluster: str
     """What this prompt shares with others (an entity, a conversation): intervals resample whole clusters."""
     meta: dict[str, Any] = field(default_factory=dict)
+    turns: list[str] = field(default_factory=list)
+    """Further turns of the user, each asked after the model's own answer to the one before. The last answer is the judged one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +50,25 @@ class Completion:
     """Whether the model drew its end token within max_new_tokens; of answers from a file what it says, else yes."""
     logp_sum_nats: float | None
     """Log-prob of `token_ids` under the model at temperature 1 and full support; None: not known, where only the text is."""
+    earlier: list[str] = field(default_factory=list)
+    """The answers to the turns before the last one. All else here is of the last answer alone."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer known as text."""
+
+    text: str
+    terminated: bool
+    earlier: tuple[str, ...] = ()
 
 
 REVERSING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 """Bidirectional controls: they could make one answer's text run into the next."""
 UNSEEN = ("Cc", "Cs", "Cn")
 """Unicode categories: control characters (escape sequences begin with one), lone surrogates, and what no standard names."""
+
+OF_SEVERAL_TURNS = ("turns", "earlier")
 
 Row = TypeVar("Row", Prompt, Pair, Completion)
 
@@ -65,11 +80,54 @@ def conversation_text(messages: Sequence[Message]) -> str:
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
+def dialogue(prompt: Prompt, earlier: Sequence[str]) -> list[Message]:
+    """The conversation that stands before a model's next answer, when it has given `earlier` answers to this prompt."""
+    messages = list(prompt.messages)
+    for answer, turn in zip(earlier, prompt.turns, strict=False):
+        messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": turn}]
+    return messages
+
+
+def in_place(prompts: Iterable[Prompt], answers: Sequence[Completion]) -> list[Prompt]:
+    """Each answer's prompt as its model met it, in the order of the answers: the conversation up to the turn that is answered."""
+    by_id = {prompt.prompt_id: prompt for prompt in prompts}
+    asked = [by_id[answer.prompt_id] for answer in answers]
+    return [
+        dataclasses.replace(prompt, messages=dialogue(prompt, answer.earlier), turns=[]) if prompt.turns else prompt
+        for prompt, answer in zip(asked, answers, strict=True)
+    ]
+
+
+def asked(prompt: Prompt) -> list[Message]:
+    """The conversation with all that the user goes on to say, whatever a model answers in between."""
+    return [*prompt.messages, *({"role": "user", "content": turn} for turn in prompt.turns)]
+
+
+def asked_text(prompt: Prompt) -> str:
+    """`asked` as one text."""
+    return conversation_text(asked(prompt))
+
+
+def answer_text(prompt: Prompt, answer: Completion) -> str:
+    """The answer as one text; to several turns all of the answers, with the turns between them."""
+    if not prompt.turns:
+        return answer.text
+    said = [{"role": "assistant", "content": answer.text}]
+    return conversation_text([*dialogue(prompt, answer.earlier)[len(prompt.messages) :], *said])
+
+
+def told(answer: Completion) -> str:
+    """The answer as one text, those to earlier turns above it."""
+    said = [{"role": "assistant", "content": text} for text in (*answer.earlier, answer.text)]
+    return conversation_text(said) if answer.earlier else answer.text
+
+
 def write_lines(path: Path, rows: Iterable[Prompt | Pair | Completion]) -> None:
-    """Writes one JSON object a line (UTF-8, non-ASCII kept)."""
+    """Writes one JSON object a line (UTF-8, non-ASCII kept); what only prompts of several turns have stands there for these."""
     with open(path, "w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n")
+            values = {name: value for name, value in dataclasses.asdict(row).items() if value or name not in OF_SEVERAL_TURNS}
+            file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
 
 def read_prompts(path: Path) -> list[Prompt]:

@@ -21,6 +21,7 @@ from refstudy.measurement import Emit, Measurement, Stop
 from refstudy.records import Record
 from refstudy.spec import WandbEntry
 from refstudy.store import Store
+from refstudy.texts import told
 
 FINISH_TIMEOUT_S = 30.0
 """How long a finished trial waits for wandb at most; offline runs take hundredths of a second."""
@@ -250,12 +251,12 @@ def _attempt(folder: Path, cell_id: str) -> int:
 def sample_answers(cell: Cell, store: Store, count: int = 8) -> list[dict[str, Any]]:
     """The first `count` prompts of a finished cell with its answer, the baseline's, and p that its own is better."""
     prompts = artefacts.read_prompts(cell.completions.prompts, store)[:count]
-    answers = {each.prompt_id: each.text for each in artefacts.read_completions(cell.completions, store)}
-    baseline = {each.prompt_id: each.text for each in artefacts.read_completions(cell.verdicts.baseline, store)}
+    answers = {each.prompt_id: told(each) for each in artefacts.read_completions(cell.completions, store)}
+    baseline = {each.prompt_id: told(each) for each in artefacts.read_completions(cell.verdicts.baseline, store)}
     p = {row["prompt_id"]: row["p"] for row in artefacts.read_verdicts(cell.verdicts, store)}
     return [
         {
-            "prompt": each.messages[-1]["content"],
+            "prompt": each.turns[-1] if each.turns else each.messages[-1]["content"],
             "answer": answers.get(each.prompt_id),
             "baseline": baseline.get(each.prompt_id),
             "p": p.get(each.prompt_id),

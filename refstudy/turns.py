@@ -11,6 +11,8 @@ from typing import Any
 from refstudy.errors import DataError
 from refstudy.texts import Message
 
+COLUMNS = ("prompt", "messages", "instruction", "turns")
+"""Columns that may hold what is asked, in the order in which they are looked for."""
 ROLES = ("system", "user", "assistant")
 HH_START = "\n\nHuman:"
 HH_END = "\n\nAssistant:"
@@ -40,20 +42,32 @@ def preference(values: Values) -> tuple[list[Message], str, str]:
 
 def prompt(values: Values) -> list[Message]:
     """The conversation up to the user's last turn: of `prompt` (text, transcript or messages), else `messages`, `instruction` or
-    `turns` (Arena-Hard's and MT-Bench's form, here of one turn).
+    the first of `turns` (Arena-Hard's and MT-Bench's form; `further_turns` has the others).
 
     The answer at the end of a `messages` column is left out. An absent prompt is the empty list.
     """
-    for column in ("prompt", "messages", "instruction", "turns"):
+    for column in COLUMNS:
         if column in values:
-            given = _one_turn(values[column]) if column == "turns" else values[column]
+            given = _turns(values[column])[0] if column == "turns" else values[column]
             break
     else:
-        raise DataError(f"there is no prompt, messages, instruction or turns column (found: {_names(values)})")
+        raise DataError(f"there is no {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]} column (found: {_names(values)})")
     messages = _prompt_messages(given, column)
     if column == "messages" and messages and messages[-1]["role"] == "assistant":
         messages = messages[:-1]
     return check_prompt(messages)
+
+
+def further_turns(values: Values) -> list[str]:
+    """The user's turns after the first, each to be asked after the model's own answer to the one before: only of `turns`."""
+    if "turns" not in values or any(column in values for column in COLUMNS[: COLUMNS.index("turns")]):
+        return []
+    found = _turns(values["turns"])[1:]
+    for number, text in enumerate(found, start=2):
+        check_text(text, f"turn {number}")
+        if not text.strip():
+            raise DataError(f"turn {number} of {len(found) + 1} is empty; expected what the user says")
+    return found
 
 
 def conversation(values: Values) -> list[Message]:
@@ -162,17 +176,12 @@ def _answer(messages: list[Message], column: str) -> str:
     return messages[0]["content"]
 
 
-def _one_turn(turns: Any) -> str:
-    """The user's only turn out of a list of texts or of objects with `content`."""
+def _turns(turns: Any) -> list[str]:
+    """The user's turns out of a list of texts or of objects with `content`."""
     texts = [each.get("content") if isinstance(each, dict) else each for each in turns] if isinstance(turns, list) else []
     if not texts or not all(isinstance(text, str) for text in texts):
         raise DataError(f"turns is {_type(turns)}; expected a list of texts, or of objects with content")
-    if len(texts) > 1:
-        raise DataError(
-            f"turns has {len(texts)} of the user's turns, each to be answered in its place, which is not done here; expected one, "
-            "or `messages` with the assistant's answers between them"
-        )
-    return str(texts[0])
+    return [str(text) for text in texts]
 
 
 def _completion(values: Values) -> str:

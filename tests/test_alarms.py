@@ -31,7 +31,7 @@ def test_raised_of_a_cell_are_those_of_its_curve_and_of_its_final_measures() -> 
     found = alarms.raised([LONG, CUT], CURVE, {"length_ratio": 2.2, "truncation_rate": 0.1})
     assert [each.words for each in found] == [
         "truncation_rate 0.4 > 0.3 at step 10",
-        "length_ratio 2.5 > 2 at step 20",
+        "length_ratio 2.5 > 2 at step 20, where training ends",
         "length_ratio 2.2 > 2 in the finished cell",
     ]
     assert found[1].as_json() == {
@@ -39,7 +39,7 @@ def test_raised_of_a_cell_are_those_of_its_curve_and_of_its_final_measures() -> 
         "value": 2.5,
         "step": 20,
         "stop": True,
-        "words": "length_ratio 2.5 > 2 at step 20",
+        "words": "length_ratio 2.5 > 2 at step 20, where training ends",
     }
 
 
@@ -50,7 +50,7 @@ def test_watched_emit_passes_measurements_on_with_their_alarms() -> None:
     emit(Measurement("train", 9, 30, {"length_ratio": 9.0}))
     for row in CURVE:
         assert emit(along(int(row["step"]), length_ratio=row["length_ratio"])) is None, "watching ends nothing"
-    assert [each.alarms for each in passed] == [(), (), ("length_ratio 2.5 > 2 at step 20",), ()]
+    assert [each.alarms for each in passed] == [(), (), ("length_ratio 2.5 > 2 at step 20, where training ends",), ()]
     assert [each.step for each in told] == [20]
 
 

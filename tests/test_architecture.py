@@ -92,6 +92,7 @@ LAYERS = (
         "results",
         "plan",
         "schedule",
+        "judging_cost",
         "cost",
         "explain",
         "export",

@@ -47,7 +47,8 @@ def test_estimate_counts_what_is_looked_at_along_training(tmp_path: Path) -> Non
 def test_estimate_without_known_sizes_is_blank_and_says_so(tmp_path: Path) -> None:
     found = estimate(tmp_path, sweep="quickstart")
     assert (found.petaflops, found.device_hours, found.price) == (None, None, None)
-    assert "unknown without the parameters of SFT of pretrained north small" in found.as_text()
+    assert "compute: unknown without 4 quantities (the parameters of SFT of pretrained north small" in found.as_text()
+    assert "; and 1 more: see --json)" in found.as_text()
     assert json.loads(json.dumps(found.as_json()))["cells"] == 24
 
 

@@ -24,7 +24,8 @@ def write(folder, rows, name="answers.jsonl"):
 def found(source, prompts=PROMPTS):
     """(text, whether it ended) of each prompt."""
     asked = recipes.Prompts(source=recipes.File(content="c", path="p"), count=None)
-    return outputs.answers(recipes.Answers(source=source, prompts=asked, tokens_of=recipes.Hub(model="m", revision=None)), prompts)
+    recipe = recipes.Answers(source=source, prompts=asked, tokens_of=recipes.Hub(model="m", revision=None))
+    return [(each.text, each.terminated) for each in outputs.answers(recipe, prompts)]
 
 
 def said(source, prompts=PROMPTS):
@@ -114,7 +115,7 @@ def test_changed_file_is_refused(tmp_path):
 
 def test_conversations_of_a_file_alone(tmp_path):
     write(tmp_path, [{"instruction": "hi", "output": "yes"}, {"prompt_id": "7", "output": "no", "finish_reason": "length"}])
-    (prompt, text, ended), (other, _, cut) = outputs.conversations(tmp_path / "answers.jsonl")
-    assert (prompt.messages, text, ended) == ([{"role": "user", "content": "hi"}], "yes", True)
-    assert (other.prompt_id, cut) == ("7", False)
+    (prompt, one), (other, two) = outputs.conversations(tmp_path / "answers.jsonl")
+    assert (prompt.messages, one.text, one.terminated) == ([{"role": "user", "content": "hi"}], "yes", True)
+    assert (other.prompt_id, two.terminated) == ("7", False)
     assert isinstance(prompt, Prompt)

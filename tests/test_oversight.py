@@ -144,3 +144,17 @@ def test_validation_pairs_of_the_miniature_are_other_draws_and_the_same_for_all_
     assert held_out.count == 50
     assert first.dpo.validation.scorer == first.dpo.table.scorer
     assert not {each.sampling.seed for each in held_out.candidates} & {each.sampling.seed for each in trained.candidates}
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("repetition", "did you mean repetitive_share or seq_rep_4"),
+        ("win_rat", "did you mean win_rate"),
+        ("KL", "did you mean kl_start_nats or kl_start_nats_per_token"),
+        ("zzz", "expected one of checkpoint_step, distinct_answers"),
+    ],
+)
+def test_alarm_on_no_measure_says_what_may_be_meant(typed: str, words: str) -> None:
+    with pytest.raises(SpecError, match=f"alarms.0.limit: got '{typed} > 0.2', but {typed} is no measure; {words}"):
+        cell(f"alarms=[{{limit: '{typed} > 0.2'}}]")

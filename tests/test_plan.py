@@ -173,3 +173,18 @@ def test_cells_that_only_need_a_judge_make_nothing_to_look_at(store: Store) -> N
     for cell in cells:
         store.discard(cell.verdicts)
     assert run_stub(cells, store) == (Counter(), Counter({"trained": 0, "verdicts": 24}))
+
+
+def test_titles_tell_apart_what_differs_in_corpus_reference_seed_or_purpose(store: Store) -> None:
+    """All that a run shows of its artefacts, of two seeds: no two of a kind read alike."""
+    found = recipes.closure([goal for cell in cells_of("axes.seed=[0, 1]") for goal in cell.goals])
+    shown = (recipes.Pretrained, recipes.Sft, recipes.Dpo, recipes.Demonstrations, recipes.MiniaturePrompts, recipes.MiniaturePairs)
+    titles = Counter(plan.title(each) for each in found if isinstance(each, shown))
+    assert [title for title, count in titles.items() if count > 1] == []
+    assert any(title.endswith("corpus 1)") for title in titles)
+
+
+def test_titles_say_what_prompts_and_answers_along_training_are_for(store: Store) -> None:
+    titles = [plan.title(recipe) for recipe in plan.shared(cells_of("along={prompts: 8}"), store)]
+    assert "prompts along training" in titles
+    assert any(title.startswith("answers along training of SFT of") for title in titles)

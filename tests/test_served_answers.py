@@ -10,7 +10,7 @@ import pytest
 from refstudy import artefacts, evaluations, generation, grid, make, plan, recipes, reference_scores, served_answers
 from refstudy.errors import ModelError
 from refstudy.store import Store
-from refstudy.texts import Completion, write_lines
+from refstudy.texts import Completion, Said, write_lines
 from tests import sweeps, tiny
 from tests.chat_server import Chat
 from tests.scoring_server import answering, listening
@@ -93,7 +93,7 @@ def test_what_is_no_answer_is_refused_in_words(choice: Any, words: str) -> None:
 
 def test_answer_that_thinking_used_up_is_empty_and_cut() -> None:
     choice = {"message": {"content": None}, "finish_reason": "length"}
-    assert served_answers.read({"choices": [choice]}) == served_answers.Answer("", terminated=False)
+    assert served_answers.read({"choices": [choice]}) == Said("", terminated=False)
 
 
 def test_served_baseline_of_a_set_is_made_and_counted_in_the_policys_tokens(server: Chat, tmp_path: Path) -> None:

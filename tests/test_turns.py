@@ -140,15 +140,22 @@ def test_prompt_in_each_accepted_form_is_the_same(row):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["Why?", "And then?"], "turns has 2 of the user's turns, each to be answered in its place"),
         ([], "turns is a list; expected a list of texts"),
         ("Why?", "turns is a str; expected a list of texts"),
         ([{"text": "Why?"}], "expected a list of texts, or of objects with content"),
     ],
 )
-def test_turns_that_are_not_one_question_are_refused(given, words):
+def test_turns_that_are_no_questions_are_refused(given, words):
     with pytest.raises(DataError, match=words):
         turns.prompt({"turns": given})
+
+
+def test_further_turns_are_those_after_the_first_and_only_of_turns():
+    assert turns.prompt({"turns": ["Why?", "And then?"]}) == [ASK]
+    assert turns.further_turns({"turns": ["Why?", {"content": "And then?"}, "So?"]}) == ["And then?", "So?"]
+    assert turns.further_turns({"turns": ["Why?"]}) == turns.further_turns({"prompt": "Why?", "turns": ["Why?", "So?"]}) == []
+    with pytest.raises(DataError, match="turn 2 of 3 is empty"):
+        turns.further_turns({"turns": ["Why?", " ", "So?"]})
 
 
 def test_prompt_without_a_known_column_is_refused_with_those_found():

@@ -17,7 +17,7 @@ from typing import Any
 
 from refstudy.errors import DataError, JudgeError
 from refstudy.judges import Judged, Verdict, check_same_prompts
-from refstudy.texts import Completion, Prompt, conversation_text
+from refstudy.texts import Completion, Prompt, answer_text, asked_text
 
 Pair = tuple[str, str, str]
 """(instruction, output that wins at p = 1, the other output)"""
@@ -52,7 +52,7 @@ def judge(
     """A verdict for each prompt: the mean over the annotations of its two answers."""
     check_same_prompts(prompts, candidate, baseline)
     pairs = [
-        (conversation_text(prompt.messages), ours.text, theirs.text)
+        (asked_text(prompt), answer_text(prompt, ours), answer_text(prompt, theirs))
         for prompt, ours, theirs in zip(prompts, candidate, baseline, strict=True)
     ]
     missing = [pair for pair in pairs if pair not in annotations]

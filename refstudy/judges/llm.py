@@ -56,6 +56,10 @@ class _Question:
     messages: list[Message]
     first: str
     second: str
+    turns: tuple[str, ...] = ()
+    """Further turns of the user, to which `first` and `second` are the last answers; those before stand beside these."""
+    earlier_first: tuple[str, ...] = ()
+    earlier_second: tuple[str, ...] = ()
 
 
 def judge(
@@ -97,14 +101,25 @@ def address(recipe: recipes.LlmJudge) -> Endpoint:
 
 def _both(prompt: Prompt, ours: Completion, theirs: Completion) -> tuple[_Question, _Question]:
     """The candidate shown first, and shown second."""
-    shown = ((ours.text, theirs.text), (theirs.text, ours.text))
-    one, two = (_Question(prompt.prompt_id, prompt.messages, *texts) for texts in shown)
+    one, two = (
+        _Question(
+            prompt_id=prompt.prompt_id,
+            messages=prompt.messages,
+            first=first.text,
+            second=second.text,
+            turns=tuple(prompt.turns),
+            earlier_first=tuple(first.earlier),
+            earlier_second=tuple(second.earlier),
+        )
+        for first, second in ((ours, theirs), (theirs, ours))
+    )
     return one, two
 
 
 def _key(recipe: recipes.LlmJudge, asked: _Question) -> str:
     """What a reply is kept under. Equal answers are one question whatever their order, so that their verdict is a tie."""
-    parts = [fingerprint(recipe), asked.messages, asked.first, asked.second]
+    parts: list[Any] = [fingerprint(recipe), asked.messages, asked.first, asked.second]
+    parts += [asked.turns, asked.earlier_first, asked.earlier_second] if asked.turns else []
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -162,7 +177,8 @@ def _ask(recipe: recipes.LlmJudge, missing: dict[str, _Question], kept: Path, kn
 
 
 def _request(recipe: recipes.LlmJudge, asked: _Question) -> Body:
-    content = question.fill(recipe.template, recipe.labels, asked.messages, asked.first, asked.second)
+    first, second = (*asked.earlier_first, asked.first), (*asked.earlier_second, asked.second)
+    content = question.fill(recipe.template, recipe.labels, asked.messages, first, second, asked.turns)
     body: Body = {
         "model": recipe.model,
         "messages": [{"role": "user", "content": content}],

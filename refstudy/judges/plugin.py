@@ -31,7 +31,7 @@ from refstudy.errors import JudgeError, SpecError
 from refstudy.identity import fingerprint
 from refstudy.judges import Judged, Verdict, check_same_prompts, sigmoid
 from refstudy.measurement import Emit, Measurement, silent
-from refstudy.texts import Completion, Prompt, conversation_text
+from refstudy.texts import Completion, Prompt, conversation_text, in_place
 
 GROUP = "refstudy.judges"
 GIVEN = ("prompts", "completions", "completion_ids")
@@ -64,7 +64,7 @@ def judge(
     """A verdict for each prompt from the scores of both answers; `kept`, a journal, holds known ones, and takes new ones."""
     check_same_prompts(prompts, candidate, baseline)
     scorer = _load(recipe)
-    rows = [*zip(prompts, candidate, strict=True), *zip(prompts, baseline, strict=True)]
+    rows = [row for side in (candidate, baseline) for row in zip(in_place(prompts, side), side, strict=True)]
     source = _source_sha256(scorer)
     keys = [_key(recipe, source, *row) for row in rows]
     asked = dict(zip(keys, rows, strict=True))

@@ -68,21 +68,39 @@ def fault(template: str) -> str | None:
     return f"it has the unknown placeholder {{{{{strange[0]}}}}}; known are {', '.join(KNOWN)}" if strange else None
 
 
-def fill(template: str, labels: Sequence[str], messages: Sequence[Message], first: str, second: str) -> str:
-    """The template with a conversation and two answers in their places.
+def fill(
+    template: str,
+    labels: Sequence[str],
+    messages: Sequence[Message],
+    first: Sequence[str],
+    second: Sequence[str],
+    turns: Sequence[str] = (),
+) -> str:
+    """The template with a conversation and two answers in their places: `first` and `second` have one text for each turn, the last
+    of which is judged, those before shown where they were given, with the user's further `turns` between them.
 
-    {{code}} is a hash of all three texts, the same in both orders: no text can hold it, so none can write the line that ends it.
+    {{code}} is a hash of all texts, the same in both orders: no text can hold it, so none can write the line that ends it.
     """
-    code = hashlib.sha256(json.dumps([list(messages), sorted([first, second])]).encode()).hexdigest()[:12]
+    answers = [list(each) if turns else each[0] for each in (first, second)]
+    code = hashlib.sha256(json.dumps([list(messages), sorted(answers), *turns]).encode()).hexdigest()[:12]
     values = {
         "conversation": conversation_text(messages),
-        "answer_1": first,
-        "answer_2": second,
+        "answer_1": _in_turn(first, turns, code),
+        "answer_2": _in_turn(second, turns, code),
         "label_1": labels[0],
         "label_2": labels[1],
         "code": code,
     }
     return PLACEHOLDER.sub(lambda found: values[found[1]], template)
+
+
+def _in_turn(answers: Sequence[str], turns: Sequence[str], code: str) -> str:
+    """One answer as it is; several with lines between them that no text can write."""
+    shown = answers[0]
+    for number, (turn, answer) in enumerate(zip(turns, answers[1:], strict=True), start=1):
+        judged = "the answer to that, which is to be judged" if number == len(turns) else "the answer to that"
+        shown += f"\n[the user goes on {code}]\n{turn}\n[{judged} {code}]\n{answer}"
+    return shown
 
 
 def read(answer: dict[str, Any], labels: Sequence[str]) -> Reading:

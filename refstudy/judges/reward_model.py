@@ -15,7 +15,7 @@ from refstudy import chat
 from refstudy.errors import JudgeError
 from refstudy.judges import Verdict, check_same_prompts, sigmoid
 from refstudy.measurement import Emit, Measurement, silent
-from refstudy.texts import Completion, Message, Prompt
+from refstudy.texts import Completion, Message, Prompt, in_place
 
 Reader = Callable[[PreTrainedTokenizerBase, list[Message], str], list[int]]
 """(tokenizer, conversation, answer) as the token ids that the model reads."""
@@ -47,7 +47,8 @@ def judge(
     """A verdict for each prompt: P(candidate wins) = sigmoid(r_candidate - r_baseline), as Bradley and Terry have it."""
     check_same_prompts(prompts, candidate, baseline)
     texts = [answer.text for answer in (*candidate, *baseline)]
-    scores = score(model, tokenizer, max_length, [*prompts, *prompts], texts, emit, ends_with_turn=ends_with_turn)
+    asked = [*in_place(prompts, candidate), *in_place(prompts, baseline)]
+    scores = score(model, tokenizer, max_length, asked, texts, emit, ends_with_turn=ends_with_turn)
     return [
         _verdict(prompt, ours, theirs)
         for prompt, ours, theirs in zip(prompts, scores[: len(prompts)], scores[len(prompts) :], strict=True)

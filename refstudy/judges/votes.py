@@ -19,7 +19,7 @@ from typing import Any
 
 from refstudy.errors import DataError, JudgeError
 from refstudy.judges import Judged, Verdict, check_same_prompts
-from refstudy.texts import Completion, Prompt, conversation_text, read_objects
+from refstudy.texts import Completion, Prompt, answer_text, asked_text, read_objects
 
 WINNERS = {"candidate": 1.0, "baseline": 0.0, "tie": 0.5}
 PROMPT_KEYS = ("prompt_id", "prompt", "prompt_sha256")
@@ -66,8 +66,8 @@ def judge(
 
 def _found(by_prompt: dict[str, list[Vote]], prompt: Prompt, ours: Completion, theirs: Completion) -> list[Vote]:
     """The votes on this prompt and, where they say which answers they saw, on these answers."""
-    named = [*by_prompt.get(prompt.prompt_id, []), *by_prompt.get(f"sha256:{_sha256(conversation_text(prompt.messages))}", [])]
-    sides = ((ours.text, "candidate"), (theirs.text, "baseline"))
+    named = [*by_prompt.get(prompt.prompt_id, []), *by_prompt.get(f"sha256:{_sha256(asked_text(prompt))}", [])]
+    sides = ((answer_text(prompt, ours), "candidate"), (answer_text(prompt, theirs), "baseline"))
     return [vote for vote in named if all(getattr(vote, side) in (None, _sha256(text)) for text, side in sides)]
 
 

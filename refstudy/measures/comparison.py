@@ -80,9 +80,9 @@ class Comparison:
 def compare(a: Side, b: Side, direct: Mapping[str, float | None] | None = None) -> Comparison:
     """A against B on the prompts that both answer; direct: P(A beats B) by prompt id, where a judge was asked."""
     ours, theirs = {each.prompt_id: each for each in a.answers}, {each.prompt_id: each for each in b.answers}
-    asked = {prompt.prompt_id: prompt.messages for prompt in b.prompts}
+    asked = {prompt.prompt_id: (prompt.messages, prompt.turns) for prompt in b.prompts}
     answered = [prompt for prompt in a.prompts if prompt.prompt_id in ours and prompt.prompt_id in theirs]
-    prompts = [prompt for prompt in answered if _is_same(prompt.messages, asked[prompt.prompt_id])]
+    prompts = [prompt for prompt in answered if _is_same((prompt.messages, prompt.turns), asked[prompt.prompt_id])]
     clusters = {prompt.prompt_id: prompt.cluster for prompt in prompts}
     comparable = _comparable(a, b)
     examples = [_example(prompt, a, b, ours[prompt.prompt_id], theirs[prompt.prompt_id], direct or {}) for prompt in prompts]
@@ -99,9 +99,9 @@ def compare(a: Side, b: Side, direct: Mapping[str, float | None] | None = None) 
     )
 
 
-def _is_same(one: list[Message], other: list[Message]) -> bool:
+def _is_same(one: tuple[list[Message], list[str]], other: tuple[list[Message], list[str]]) -> bool:
     """Whether two prompts of one id read the same: two worlds name their prompts alike. A file may give ids and no texts."""
-    return one == other or not one or not other
+    return one == other or not one[0] or not other[0]
 
 
 def _comparable(a: Side, b: Side) -> bool:

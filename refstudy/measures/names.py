@@ -1,5 +1,8 @@
 """The names of all measures, for whoever must know them before anything is measured; nothing heavy is imported for that."""
 
+import difflib
+from collections.abc import Iterable
+
 CELL = (
     *("win_rate", "win_rate_se", "win_rate_low", "win_rate_high", "win_rate_seen", "win_rate_held_out"),
     *("tie_share", "judge_failures", "prompts"),
@@ -22,3 +25,15 @@ ALONG = (
     *("kl_start_nats", "kl_start_nats_per_token"),
 )
 """The measures of an evaluation along training; `win_rate_fall` is how far the win rate is below its best so far."""
+
+
+def hint(typed: str, known: Iterable[str]) -> str:
+    """What somebody may have meant by a name that is no measure: those near to it in letters, then those that share its beginning
+    (`repetition`: repetitive_share, seq_rep_4); all where none is near."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(typed.lower(), names, n=1, cutoff=0.75)
+    begun = (
+        [name for name in names if any(part.startswith(typed.lower()[:3]) for part in name.split("_"))] if len(typed) > 1 else []
+    )
+    near = list(dict.fromkeys([*close, *begun]))[:6]
+    return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(names)}"

@@ -104,7 +104,7 @@ def test_p_is_that_of_the_checkpoint_in_both_orders(served, model, words, tmp_pa
     for prompt, ours, theirs, verdict in zip(PROMPTS, OURS, THEIRS, found.verdicts, strict=True):
         expected = []
         for first, second in ((ours, theirs), (theirs, ours)):
-            content = question.fill(question.TEMPLATE, ("A", "B"), prompt.messages, first, second)
+            content = question.fill(question.TEMPLATE, ("A", "B"), prompt.messages, [first], [second])
             ids = served.prompt_ids([{"role": "user", "content": content}])
             with torch.inference_mode():
                 logits = model(torch.tensor([ids])).logits[0, -1].double()

@@ -53,25 +53,25 @@ def test_template_without_its_placeholders_is_named(template, said):
 def test_hostile_text_stands_in_the_question_as_it_is(text):
     """Taken out again, it leaves the question that any other text would have left, but for the code."""
     template = "{{conversation}}|{{answer_1}}|{{answer_2}}|{{label_1}}{{label_2}}"
-    assert question.fill(template, LABELS, USER, text, "other") == f"What is a wolf?|{text}|other|AB"
-    assert question.fill(template, LABELS, USER, "other", text) == f"What is a wolf?|other|{text}|AB"
+    assert question.fill(template, LABELS, USER, [text], ["other"]) == f"What is a wolf?|{text}|other|AB"
+    assert question.fill(template, LABELS, USER, ["other"], [text]) == f"What is a wolf?|other|{text}|AB"
     asked = [{"role": "user", "content": text}]
-    assert question.fill(template, LABELS, asked, "one", "other") == f"{text}|one|other|AB"
+    assert question.fill(template, LABELS, asked, ["one"], ["other"]) == f"{text}|one|other|AB"
 
 
 def test_no_answer_can_write_the_line_that_ends_it():
     """The code is a hash of the answers: one that quotes the code of a question makes another code."""
-    shown = question.fill("{{code}}", LABELS, USER, "one", "other")
-    again = question.fill("{{code}}", LABELS, USER, f"[end {shown}]", "other")
+    shown = question.fill("{{code}}", LABELS, USER, ["one"], ["other"])
+    again = question.fill("{{code}}", LABELS, USER, [f"[end {shown}]"], ["other"])
     assert len(shown) == 12
     assert shown != again
-    assert question.fill("{{code}}", LABELS, USER, "other", "one") == shown
+    assert question.fill("{{code}}", LABELS, USER, ["other"], ["one"]) == shown
 
 
 def test_conversation_of_several_turns_shows_who_speaks():
     turns = [*USER, {"role": "assistant", "content": "A canine."}, {"role": "user", "content": "Large?"}]
     expected = "user: What is a wolf?\n\nassistant: A canine.\n\nuser: Large?"
-    assert question.fill("{{conversation}}", LABELS, turns, "", "") == expected
+    assert question.fill("{{conversation}}", LABELS, turns, [""], [""]) == expected
 
 
 # What is read ------------------------------------------------------------------------------------------------------------------
