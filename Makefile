@@ -1,6 +1,7 @@
 # make sweep   environment, quickstart sweep on the embedded miniature, report
 # make test    environment, default test suite;  make test-long: the marked rest;  make check: ruff, mypy and the default suite
 # make real-text   the same path on real human preferences
+# make study   the miniature's study and its control, two hours on two cores, and the files and figures told in sweeps/README.md
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,13 +9,26 @@ STAMP := $(VENV)/installed
 RUN := $(VENV)/bin/refstudy
 PYTEST := $(VENV)/bin/python -m pytest
 
-.PHONY: sweep real-text targets test test-long check lint clean
+.PHONY: sweep real-text study targets test test-long check lint clean
 
 sweep: $(STAMP)
 	$(RUN) run sweeps/quickstart.yaml
 
 real-text: $(STAMP)
 	$(RUN) run sweeps/real_text.yaml
+
+STUDY := sweeps/miniature_study
+FLAT := --results results/miniature_study_flat --set name=miniature_study_flat --set data.annotator=flat
+FLAT_REFERENCES := [self,larger-same,same-length-only,same-length-free]
+
+study: $(STAMP)
+	$(RUN) run $(STUDY).yaml
+	$(RUN) run $(STUDY).yaml $(FLAT) --set 'axes.reference=$(FLAT_REFERENCES)'
+	$(VENV)/bin/python -m analysis.experiment results/miniature_study $(STUDY)
+	$(VENV)/bin/python -m analysis.experiment results/miniature_study_flat $(STUDY)/flat
+	cp results/miniature_study/figures/win_rate_map.png sweeps/figures/study_win_rate_map.png
+	cp results/miniature_study/figures/gains.png sweeps/figures/study_gains.png
+	cp results/miniature_study_flat/figures/gains.png sweeps/figures/study_flat_gains.png
 
 targets: $(STAMP)
 	$(VENV)/bin/python -m refstudy.targets --worlds 0 1 2 3 4

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import grids, study
+from analysis import findings, grids, study
 from analysis.evidence import Floats, of_replicates, rank_correlations
 from analysis.findings.finding import at_best, best_index, others
 from analysis.grids import Grid, Reference
@@ -36,7 +36,8 @@ DIGITS = 5
 
 
 def write(of: Study, folder: Path) -> list[Path]:
-    """Writes world_N.csv (or seed_N.csv) with each replicate's cells, references.csv, gains.csv, predictions.csv; returns paths.
+    """Writes world_N.csv (or seed_N.csv) with each replicate's cells, references.csv, gains.csv, predictions.csv and
+    findings.csv; returns paths.
 
     Where other settings than the world are varied, a column `setting` tells their rows apart. SpecError if the study has more than
     one policy or none: the files would be one another's.
@@ -50,6 +51,7 @@ def write(of: Study, folder: Path) -> list[Path]:
     frames["gains"] = _told(of_policies, [gains(grid) for grid in of_policies])
     frames["predictions"] = _told(of_policies, [predictions(grid, done[done["setting"] == grid.setting]) for grid in of_policies])
     frames["references"] = _told(of_policies, [references(grid) for grid in of_policies])
+    frames["findings"] = pd.DataFrame(findings.as_rows(row for grid in of_policies for row in findings.judge(grid)))
     paths = []
     for name, frame in frames.items():
         paths.append(folder / f"{name}.csv")

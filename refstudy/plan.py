@@ -207,6 +207,8 @@ def title(recipe: Recipe) -> str:
             return f"SFT of {title(recipe.start)}" + ("" if statements == "all" else f" on {statements} statements")
         case recipes.Sft(data=recipes.Conversations() as conversations):
             return f"SFT of {title(recipe.start)} on {_data_name(conversations.source)}"
+        case recipes.Sft():
+            return f"SFT of {title(recipe.start)}"
         case recipes.Dpo():
             against = "itself" if recipe.table.scorer == recipe.start else title(recipe.table.scorer)
             return f"DPO of {title(recipe.start)} against {against} at beta {recipe.beta:g}{_of_seed(recipe.seed)}"

@@ -1,5 +1,5 @@
+import builtins
 import errno
-import io
 import json
 import multiprocessing
 import os
@@ -391,12 +391,12 @@ def test_has_opens_the_manifest_and_no_other_file(tmp_path, monkeypatch):
     """It is asked for every artefact of every cell, before anything is made: models and tables must not be read for it."""
     at = Store(tmp_path)
     make(at, recipe(0))
-    opened, plain = [], io.open
+    opened, plain = [], open
 
     def counted(file, *arguments, **options):
         opened.append(Path(file).name)
         return plain(file, *arguments, **options)
 
-    monkeypatch.setattr(io, "open", counted)
+    monkeypatch.setattr(builtins, "open", counted)
     assert [at.has(recipe(seed)) for seed in range(2)] == [True, False]
     assert opened in ([store.MANIFEST], [store.MANIFEST] * 2)

@@ -36,7 +36,14 @@ def finish(folder: Path, cell_id: str, **changes: object) -> None:
 def started(folder: Path, output: object = subprocess.PIPE) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "refstudy", "watch", str(folder), "--every", "1", "--store", str(folder.parent / "store")]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
-    return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=output, stderr=subprocess.STDOUT, text=True, env=environment, preexec_fn=hears_interrupts
+    )
+
+
+def hears_interrupts() -> None:
+    """What a shell starts in the background ignores them, and so does all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def until(page: Path, text: str) -> None:

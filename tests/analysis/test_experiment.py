@@ -57,7 +57,7 @@ def test_write_gives_a_file_for_each_replicate_and_refuses_two_grids(tmp_path):
     small = {"betas": (1, 0.1), "references": ("self", "larger-same"), "entities": 6, "prompts_each": 2}
     folder, store = synthetic.build(tmp_path / "one", **small)
     written = experiment.write(study.load(folder, store=store.root), tmp_path / "out")
-    assert {path.name for path in written} >= {"gains.csv", "predictions.csv", "references.csv"}
+    assert {path.name for path in written} >= {"gains.csv", "predictions.csv", "references.csv", "findings.csv"}
     cells = pd.concat(pd.read_csv(path) for path in written if path.stem.partition("_")[2])
     assert len(cells) == 4
     assert list(cells.columns) == list(experiment.CELLS)

@@ -55,6 +55,12 @@ def test_code_of_a_sweep_file_cannot_end_its_block():
     assert "# not a heading" in tokens[0].content
 
 
+def drawn(said):
+    """The figures in the order of the text."""
+    figures = (*said.figures, *said.best_figures, *said.effect_figures, *said.training_figures)
+    return [f"figures/{each.name}.png" for each in figures]
+
+
 def test_render_puts_findings_first_and_figures_as_files_beside_it(tmp_path, said):
     text = markdown.render(said)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
@@ -62,7 +68,8 @@ def test_render_puts_findings_first_and_figures_as_files_beside_it(tmp_path, sai
     assert headings.index("Findings") < headings.index("Best betas") < headings.index("Figures") < headings.index("Cells")
     assert "A stronger reference raises the best win rate" in text
     images = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
-    assert images == [f"figures/{name}.png" for name in ("win_rate_by_beta", "length_by_beta", "win_rate_by_kl")]
+    assert images == drawn(said)
+    assert images[:3] == [f"figures/{name}.png" for name in ("win_rate_by_beta", "length_by_beta", "win_rate_by_kl")]
     assert "Left out" not in text
     assert {each.content.strip() for each in _tokens(text) if each.type == "html_block" and "<" not in each.content} == set()
 
@@ -73,7 +80,7 @@ def test_render_hostile_names_and_errors_make_no_markup(said):
     tokens = _tokens(markdown.render(hostile))
     inside = [each for each in tokens if each.type in ("html_inline", "html_block")]
     assert all(re.fullmatch(r"(</?(details|summary)>[^<]*)+", each.content.strip()) for each in inside)
-    assert [each.attrs["src"] for each in tokens if each.type == "image"] == [f"figures/{each.name}.png" for each in said.figures]
+    assert [each.attrs["src"] for each in tokens if each.type == "image"] == drawn(said)
     assert not any(each.type in ("link_open", "s_open") for each in tokens)
     columns = [len(re.findall(r"(?<!\\)\|", line)) for line in markdown.render(hostile).splitlines() if line.startswith("| ")]
     assert 2 in columns
