@@ -4,7 +4,9 @@ Invariant: a reference has the same colour and marker in every figure of a repor
 near-black; INK and FAINT are replaced by the page's own colours.
 """
 
+import io
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +51,19 @@ PARAMETERS: Any = {
 }
 
 
+GROUND = '<rect width="100%" height="100%" fill="white"/>'
+
+
 @matplotlib.rc_context(PARAMETERS)
 def save(figure: Figure, folder: Path, name: str) -> str:
     """Writes NAME.png and NAME.svg (white ground) into `folder`; returns the SVG for a page: no ground, own ids, page colours."""
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png", dpi=160, facecolor="white", metadata={"Software": None})
-    path = folder / f"{name}.svg"
-    figure.savefig(path, facecolor="white", metadata={"Date": None, "Creator": None})
-    white = path.read_text(encoding="utf-8")
-    figure.savefig(path, transparent=True, metadata={"Date": None, "Creator": None})
-    clear = path.read_text(encoding="utf-8")
-    path.write_text(white, encoding="utf-8")
+    figure.set_layout_engine("none")  # laid out by now; to do it again takes as long as to draw
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    clear = drawn.getvalue()
+    (folder / f"{name}.svg").write_text(re.sub(r"(<svg\b[^>]*>)", rf"\1{GROUND}", clear, count=1), encoding="utf-8")
     return _for_page(clear[clear.index("<svg") :], name)
 
 
