@@ -91,7 +91,10 @@ def run(
     address: Annotated[str | None, typer.Option(help="A running Ray cluster, such as auto or ray://head:10001.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Runs cells again whose record says failed.")] = False,
 ) -> None:
-    """Runs the cells of a sweep that are missing, then writes its report and prints the report's path."""
+    """Runs the cells of a sweep that are missing, then writes its report and prints the report's path.
+
+    Exit code: 0 if all cells are done, 1 if some failed, 3 if a limit or `refstudy stop` ended it, 130 after SIGINT or SIGTERM.
+    """
     from refstudy import driver
 
     read, at, cells = _read(sweep, set_, results_, store)
@@ -99,6 +102,17 @@ def run(
     if code != driver.INTERRUPTED:
         print(_write_report(at, cells))
     sys.exit(code)
+
+
+@app.command(epilog="Example: refstudy stop results/quickstart --after-cells")
+def stop(
+    folder: ResultsFolder,
+    after_cells: Annotated[bool, typer.Option("--after-cells", help="Lets the trials under way come to their end.")] = False,
+) -> None:
+    """Ends the running sweep of a folder within seconds; the same run command goes on from there."""
+    from refstudy import runs
+
+    print(runs.stop(folder, after_cells))
 
 
 @app.command(epilog="Example: refstudy trial sweeps/quickstart.yaml --cell 3f2a")
@@ -130,9 +144,12 @@ def status(folder: ResultsFolder, json_: AsJson = False) -> None:
     if json_:
         print(json.dumps(rows, indent=1))
         return
-    from refstudy import table
+    from refstudy import runs, table
 
     table.show(rows)
+    told = runs.last_in_words(folder)
+    if told is not None:
+        print(visible(told))
     for fault in records.scan(folder).faults:
         print(f"refstudy: {fault}", file=sys.stderr)
 

@@ -62,6 +62,11 @@ def is_shared_out(recipe: Recipe) -> bool:
     return isinstance(recipe.scorer, recipes.Model | recipes.Prior)
 
 
+def devices(resources: spec.Resources) -> float:
+    """GPUs that a task or trial takes, or cores where it takes none: what `price.device_hour` is the price of."""
+    return resources.gpus or resources.cpus
+
+
 def threads(resources: spec.Resources) -> dict[str, str]:
     """Environment of a process that has so many cores."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")

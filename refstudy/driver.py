@@ -1,12 +1,10 @@
 """A sweep on Ray: tasks make what cells share, one Tuner runs the missing cells, tasks make what comes after them.
 
 Invariant: the store and the records are the truth, Ray's own state is thrown away. Whatever ends this process, the same command
-goes on where it stopped. This is the only module that imports ray.
+goes on where it stopped. Only this module and `session` import ray.
 """
 
 import contextlib
-import logging
-import os
 import shutil
 import tempfile
 import time
@@ -17,12 +15,12 @@ from typing import Any
 import ray
 from ray import tune
 
-from refstudy import demand, errors, plan, records, results, spec, tracking
+from refstudy import demand, errors, guard, plan, records, results, runs, session, spec, tracking
 from refstudy.errors import RefstudyError
 from refstudy.grid import Cell, Sweep
 from refstudy.identity import fingerprint
 from refstudy.measurement import Emit
-from refstudy.processes import interrupts
+from refstudy.processes import Interrupts
 from refstudy.progress import Board, Display, Item, Reporter, stage_of
 from refstudy.recipes import Recipe
 from refstudy.records import Record
@@ -33,31 +31,11 @@ from refstudy.work import Job, Work
 
 INTERRUPTED = 130
 """Exit code after SIGINT or SIGTERM, as shells have it."""
+STOPPED = 3
+"""Exit code where a limit of the sweep, or `refstudy stop`, ended the run before all cells were finished."""
 
 RETRIES = 1
 """How often a task or trial is started again after the death of its process; exceptions are never retried."""
-
-RAY_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the run itself ends on SIGINT; Tune's own handler would wait for trials
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-}
-WORKER_SETTINGS = {
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    # Without these, glibc gives the memory of every step back and takes it again: 88 ms a step instead of 56 for a small model.
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "MALLOC_TRIM_THRESHOLD_": "2147483648",
-    "MALLOC_TOP_PAD_": "134217728",
-}
-FORWARDED = ("WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_BASE_URL", "HF_HUB_OFFLINE", "HF_HOME")
-"""What workers on other nodes take over from here; no key or token, since Ray shows these settings."""
-
-OBJECT_STORE_BYTES = 100 * 2**20
-"""Only recipes and cells travel through Ray."""
 
 
 def run_sweep(
@@ -71,19 +49,31 @@ def run_sweep(
 ) -> int:
     """Runs the cells that have no finished record, with all that they need and all that is made of them afterwards.
 
-    Returns the exit code: 0 if every cell is done, 1 if some failed, 130 if SIGINT or SIGTERM stopped the run.
+    Returns the exit code: 0 if every cell is done, 1 if some failed, 3 if a limit of the sweep or `refstudy stop` ended the run,
+    130 if SIGINT or SIGTERM did. All but `limits.cells` need this to be the main thread.
     """
+    guard.check(sweep.spec.limits, sweep.spec.price)
     results.begin(at, sweep, cells)
-    try:
-        with interrupts() as arm, _progress_folder(at.folder if address else None) as progress:
-            job = Job(sweep.name, at.store.root, at.folder, progress, sweep.spec.wandb, work or Work())
-            _Run(sweep, at, cells, job, Board(progress)).run(address, retry_failed, arm)
-    except KeyboardInterrupt:
-        _clear_claims(at.store)
-        done = len(cells) - len(results.pending(at, cells, again=True))
-        print(f"stopped: {done} of {len(cells)} cells are done; the same command goes on from here", flush=True)
-        return INTERRUPTED
-    return _say_what_failed(at, cells)
+    with _progress_folder(at.folder if address else None) as progress:
+        run, board = runs.Run(at.folder), Board(progress)
+        job = Job(sweep.name, at.store.root, at.folder, progress, sweep.spec.wandb, work or Work(), run.stop_file)
+        signals = Interrupts()
+        watch = guard.Guard(run, board, sweep.spec.limits, sweep.spec.price, runs.used(at.folder), signals)
+        try:
+            with signals:
+                left_out = _Run(sweep, at, cells, job, board, watch).run(address, retry_failed, signals.arm)
+        except KeyboardInterrupt:
+            _clear_claims(at.store)
+            return _say_what_stopped(at, cells, watch.why or signals.by, STOPPED if watch.why else INTERRUPTED)
+    code = _say_what_failed(at, [cell for cell in cells if cell.id not in left_out])
+    return _say_what_stopped(at, cells, f"limits.cells {sweep.spec.limits.cells}", STOPPED) if left_out else code
+
+
+def _say_what_stopped(at: Results, cells: list[Cell], why: str, code: int) -> int:
+    """The exit code, after a last line about a run that ended before its cells did."""
+    done = len(cells) - len(results.pending(at, cells, again=True))
+    print(f"stopped by {why}: {done} of {len(cells)} cells are done; the same command goes on from here", flush=True)
+    return code
 
 
 def _say_what_failed(at: Results, cells: list[Cell]) -> int:
@@ -93,7 +83,7 @@ def _say_what_failed(at: Results, cells: list[Cell]) -> int:
     if not failed:
         return 0
     error = known.get(failed[0].id, {}).get("error")
-    why = f"{error['type']}: {_first_line(error['message'])}" if error else "it has no record"
+    why = f"{error['type']}: {session.first_line(error['message'])}" if error else "it has no record"
     print(
         f"{len(failed)} of {len(cells)} cells failed (first: {failed[0].label}: {why}); run again with --retry-failed", flush=True
     )
@@ -103,40 +93,66 @@ def _say_what_failed(at: Results, cells: list[Cell]) -> int:
 class _Run:
     """One run of a sweep on a Ray cluster."""
 
-    def __init__(self, sweep: Sweep, at: Results, cells: list[Cell], job: Job, board: Board) -> None:
-        self.sweep, self.at, self.cells, self.job, self.board = sweep, at, cells, job, board
+    def __init__(self, sweep: Sweep, at: Results, cells: list[Cell], job: Job, board: Board, watch: guard.Guard) -> None:
+        self.sweep, self.at, self.cells, self.job, self.board, self.guard = sweep, at, cells, job, board, watch
         self.display = Display(board)
         self.resources = demand.by_model(sweep, cells)
 
-    def run(self, address: str | None, retry_failed: bool, arm: Callable[[], None]) -> None:
-        pending = results.pending(self.at, self.cells, again=retry_failed)
+    def run(self, address: str | None, retry_failed: bool, arm: Callable[[], None]) -> set[str]:
+        """Runs all that is missing and allowed; returns the ids of the cells that `limits.cells` leaves to a later run."""
+        missing = results.pending(self.at, self.cells, again=retry_failed)
+        pending = self._allowed(missing)
+        left_out = {cell.id for cell in missing} - {cell.id for cell in pending}
         shared = plan.shared(pending, self.at.store)
         self._expect(pending, shared)
         if not pending and not plan.reference_passes(self.cells, self.at.store):
-            return  # nothing to do: no need to start Ray
-        with _session(address, demand.asked(self.sweep, self.cells)), self.display:
+            return left_out  # nothing to do: no need to start Ray
+        self.guard.end_if_spent()
+        with self.guard, session.connected(address, demand.asked(self.sweep, self.cells)), self.display:
             arm()  # ray.init put a handler of its own on SIGTERM
+            self.guard.may_end = True
             self.display.say(
                 f"{self.sweep.name}: {len(pending)} of {len(self.cells)} cells to run, {len(shared)} artefacts to make first"
             )
             ready = self._without_failed(pending, self._make(shared))
             if ready:
-                self._try(plan.rivals_first(ready))
+                self._try(ready)
             self._pass_references()
+        return left_out
+
+    def _allowed(self, missing: list[Cell]) -> list[Cell]:
+        """As many of the cells as `limits.cells` still allows, those first against whose answers others are judged."""
+        limit, finished = self.sweep.spec.limits.cells, len(self.cells) - len(missing)
+        ordered = plan.rivals_first(missing)
+        return ordered if limit is None else ordered[: max(0, limit - finished)]
+
+    def _end_if_asked(self) -> None:
+        """Ends the run where it was asked to stop after its cells, and none is under way."""
+        if self.job.stop_file.exists():
+            raise KeyboardInterrupt
 
     def _expect(self, pending: list[Cell], shared: list[Recipe]) -> None:
         """Puts all that is known of the run on the board."""
-        self.board.add(Item(fingerprint(each), stage_of(each), plan.title(each)) for each in shared)
+        self.board.add(
+            Item(fingerprint(each), stage_of(each), plan.title(each), devices=demand.devices(self._asked(each))) for each in shared
+        )
         known = _records_of(self.cells, self.at)
         waiting = {cell.id for cell in pending}
         self.board.add(_cell_item(cell, {} if cell.id in waiting else known.get(cell.id, {})) for cell in self.cells)
+
+    def _asked(self, recipe: Recipe) -> spec.Resources:
+        """What the making of a shared artefact takes."""
+        return demand.of(recipe, self.resources) or self.sweep.spec.resources.artefact
 
     def _make(self, shared: list[Recipe]) -> Schedule:
         """Makes shared artefacts, each as soon as its inputs exist, and returns how that went."""
         schedule, running = Schedule(shared), dict[ray.ObjectRef, Recipe]()
         while not schedule.is_over:
-            while len(running) < _slots() and (recipe := schedule.take()) is not None:
-                running[self._task(fingerprint(recipe), [recipe])] = recipe
+            if not self.job.stop_file.exists():
+                while len(running) < session.slots() and (recipe := schedule.take()) is not None:
+                    running[self._task(fingerprint(recipe), [recipe])] = recipe
+            elif not running:
+                break
             ready, _ = ray.wait(list(running), timeout=1.0)
             for task in ready:
                 recipe = running.pop(task)
@@ -145,6 +161,7 @@ class _Run:
                     schedule.done(recipe)
                 else:
                     schedule.failed(recipe, error)
+        self._end_if_asked()
         return schedule
 
     def _without_failed(self, pending: list[Cell], schedule: Schedule) -> list[Cell]:
@@ -181,7 +198,10 @@ class _Run:
                     name="cells", storage_path=scratch, verbose=0, failure_config=tune.FailureConfig(max_failures=RETRIES)
                 ),
             )
+            self.guard.ends_idle = True
             deaths = tuner.fit().errors
+            self.guard.ends_idle = False
+        self._end_if_asked()
         self._record_deaths(ready, before, [str(error) for error in deaths])
 
     def _record_deaths(self, ready: list[Cell], before: Mapping[str, Record], deaths: list[str]) -> None:
@@ -191,7 +211,7 @@ class _Run:
             record = now.get(cell.id, {})
             is_new = record != before.get(cell.id) or plan.is_made(cell, self.at.store)
             if record.get("status") not in ("done", "failed") or not is_new:
-                last = _last_line(deaths[0]) if deaths else "Ray gave no reason"
+                last = session.last_line(deaths[0]) if deaths else "Ray gave no reason"
                 message = f"its process ended {RETRIES + 1} times without a record, perhaps for want of memory ({last})"
                 self._record_failure(cell, {"type": "WorkerDied", "message": message, "traceback": "\n".join(deaths)[:20_000]})
 
@@ -200,7 +220,10 @@ class _Run:
         groups = plan.reference_passes(self.cells, self.at.store)
         keys = [f"pass-{number}" for number in range(len(groups))]
         titles = [f"answers as seen by {plan.title(demand.loaded(group[-1]))}" for group in groups]
-        self.board.add(Item(key, "references", title) for key, title in zip(keys, titles, strict=True))
+        self.board.add(
+            Item(key, "references", title, devices=demand.devices(self._asked(group[-1])))
+            for key, title, group in zip(keys, titles, groups, strict=True)
+        )
         tasks = {self._task(key, group): key for key, group in zip(keys, groups, strict=True)}
         while tasks:
             ready, _ = ray.wait(list(tasks), timeout=1.0)
@@ -209,8 +232,8 @@ class _Run:
 
     def _task(self, key: str, wanted: list[Recipe]) -> ray.ObjectRef:
         """The task that makes `wanted`; tables that are scored in shards after tasks that score these, which it waits for."""
-        resources = demand.of(wanted[-1], self.resources) or self.sweep.spec.resources.artefact
-        options = _options(resources) | {"max_retries": RETRIES}
+        resources = self._asked(wanted[-1])
+        options = session.options(resources) | {"max_retries": RETRIES}
         if demand.threads(resources) != demand.threads(self.sweep.spec.resources.trial):  # else workers can be shared with trials
             options["runtime_env"] = {"env_vars": demand.threads(resources)}
         parts = self._shards(key, [each for each in wanted if demand.is_shared_out(each)], resources.shards, options)
@@ -223,7 +246,10 @@ class _Run:
             return []
         keys = [f"{key}-part-{number}" for number in range(count)]
         title = f"log-probs by {plan.title(demand.loaded(shared[-1]))}"
-        self.board.add(Item(each, "parts", f"{title}, part {number} of {count}") for number, each in enumerate(keys, 1))
+        devices = demand.devices(self._asked(shared[-1]))
+        self.board.add(
+            Item(each, "parts", f"{title}, part {number} of {count}", devices=devices) for number, each in enumerate(keys, 1)
+        )
         score = _score_on_worker.options(**options)
         return [score.remote(each, shared, number, count, self.job) for number, each in enumerate(keys)]
 
@@ -232,7 +258,7 @@ class _Run:
         try:
             error: dict[str, Any] | None = ray.get(task)
         except ray.exceptions.RayError as death:
-            error = {"type": type(death).__name__, "message": _last_line(death), "traceback": str(death)}
+            error = {"type": type(death).__name__, "message": session.last_line(death), "traceback": str(death)}
         if error is not None:
             self.display.fail(key, f"{error['type']}: {error['message']}")
             for item in self.board.of("parts", "planned", "running"):
@@ -270,7 +296,7 @@ def _reported(key: str, job: Job, work: Callable[[Store, Emit], None]) -> dict[s
     try:
         work(Store(job.store), report)
     except Exception as error:
-        report.end("failed", {"reason": f"{type(error).__name__}: {_first_line(error)}"})
+        report.end("failed", {"reason": f"{type(error).__name__}: {session.first_line(error)}"})
         failure: dict[str, Any] = records.failure(error)["error"]
         return failure
     report.end("done")
@@ -282,6 +308,9 @@ def _trainable(config: dict[str, Any], job: Job, cells: Mapping[str, Cell]) -> N
     from refstudy import reference_compatibility  # reads tables, which the run itself never does
 
     cell = cells[config["cell"]]
+    if job.stop_file.exists():
+        tune.report({"done": False})
+        return
     report, store = Reporter(job.progress, cell.id), Store(job.store)
     record = tracking.mirrored(
         results.heading(cell),
@@ -297,76 +326,7 @@ def _trainable(config: dict[str, Any], job: Job, cells: Mapping[str, Cell]) -> N
     tune.report({"done": record["status"] == "done"})
 
 
-# Ray and signals --------------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _session(address: str | None, asked: Mapping[str, spec.Resources]) -> Iterator[None]:
-    """A connection to Ray, to a local one on all cores if no address is given; ends it and all its workers afterwards."""
-    _refuse_what_ray_refuses(asked)
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.update(RAY_SETTINGS)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # deaths are recorded and shown by the run itself
-    options: dict[str, Any] = {"address": address} if address else {"address": "local", "object_store_memory": OBJECT_STORE_BYTES}
-    if not address:
-        options["include_dashboard"] = False
-    try:
-        environment = {"env_vars": _environment(asked["resources.trial"])}
-        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
-    except Exception as error:  # a node that comes up too late is a bare Exception
-        do = (
-            "check the address, and RAY_AUTH_MODE if the cluster asks for a token"
-            if address
-            else "see the error above; on a busy machine try again later: `refstudy trial SWEEP --cell ID` runs a cell without Ray"
-        )
-        where = f"reached at {address}" if address else "started on this machine"
-        raise RefstudyError(f"Ray cannot be {where}: {_first_line(error)}; {do}") from error
-    try:
-        _refuse_what_fits_nowhere(asked, address)
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _environment(trial: spec.Resources) -> dict[str, str]:
-    """Environment of every worker: as many threads as a trial has cores, and the memory allocator's settings."""
-    forwarded = {name: os.environ[name] for name in FORWARDED if name in os.environ}
-    return {**WORKER_SETTINGS, **demand.threads(trial), **forwarded}
-
-
-def _options(resources: spec.Resources) -> dict[str, Any]:
-    return {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "resources": dict(resources.custom)}
-
-
-def _refuse_what_ray_refuses(asked: Mapping[str, spec.Resources]) -> None:
-    """RefstudyError for a request that Ray cannot read, such as a custom resource named CPU."""
-    for name, resources in asked.items():
-        try:
-            _make_on_worker.options(**_options(resources))
-        except ValueError as error:
-            raise RefstudyError(f"{name} is no request that Ray takes: {_first_line(error)}") from error
-
-
-def _refuse_what_fits_nowhere(asked: Mapping[str, spec.Resources], address: str | None) -> None:
-    """A local Ray would wait for ever for a device that it does not have; a cluster may still grow."""
-    if address:
-        return
-    has = ray.cluster_resources()
-    for name, resources in asked.items():
-        wanted = {"CPU": resources.cpus, "GPU": resources.gpus, **resources.custom}
-        for resource, amount in wanted.items():
-            if amount > has.get(resource, 0.0):
-                raise RefstudyError(
-                    f"{name} asks for {amount:g} {resource}, and this machine has {has.get(resource, 0.0):g}; "
-                    "lower it, or run on a cluster with --address"
-                )
-
-
-def _slots() -> int:
-    """How many tasks are handed to Ray at once; it queues those that do not fit yet."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+# Folders ----------------------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -404,7 +364,8 @@ def _cell_item(cell: Cell, record: Record) -> Item:
     row = {"reference": cell.reference, "beta": cell.beta} | (_shown(record) if record else {})
     finished = record.get("status") in ("done", "failed")
     duration_s = record["duration_s"] or 0.0 if finished else 0.0
-    return Item(cell.id, "cells", cell.label, record["status"] if finished else "planned", ended=duration_s, row=row)
+    state, devices = record["status"] if finished else "planned", demand.devices(cell.resources)
+    return Item(cell.id, "cells", cell.label, state, ended=duration_s, row=row, devices=devices)
 
 
 def _shown(record: Record) -> dict[str, Any]:
@@ -412,12 +373,3 @@ def _shown(record: Record) -> dict[str, Any]:
     measures, error = record.get("measures") or {}, record.get("error")
     reason = f"{error['type']}: {error['message']}" if error else record.get("reason")
     return {"win_rate": measures.get("win_rate"), "length_mean": measures.get("length_tokens_mean"), "reason": reason}
-
-
-def _last_line(error: Exception | str) -> str:
-    """What an error of Ray comes down to: the last line of its traceback."""
-    return (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
-
-
-def _first_line(error: Exception | str) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -20,10 +20,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
 from refstudy.chat import end_of_turn
-from refstudy.checkpoints import Checkpoint, Precision
+from refstudy.checkpoints import Checkpoint, Precision, Source
 from refstudy.errors import ModelError
 from refstudy.memory import Shape
 
@@ -45,6 +45,7 @@ def load(checkpoint: Checkpoint, device: str | None = None) -> tuple[PreTrainedM
     placed = _placed(checkpoint, device)
     model = _weights(AutoModelForCausalLM, checkpoint, checkpoint.precision, **placed)
     for adapter in checkpoint.adapters:
+        _refuse_pickled(adapter)
         model = PeftModel.from_pretrained(model, adapter.path_or_name, revision=adapter.revision).merge_and_unload()
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return (model if placed else model.to(device)).eval(), tokenizer
@@ -218,6 +219,18 @@ def _weights(auto_class: Any, checkpoint: Checkpoint, precision: Precision, may_
             "architecture in its config.json: save it again, an adapter merged"
         )
     return model
+
+
+def _refuse_pickled(adapter: Source) -> None:
+    """ModelError for an adapter without safetensors: peft would take a pickle in their place."""
+    name = adapter.path_or_name
+    try:
+        cached_file(name, "adapter_model.safetensors", revision=adapter.revision)
+    except OSError as error:
+        raise ModelError(
+            f"adapter {name!r} has no adapter_model.safetensors ({_first_line(error)}); weights in pickles are not loaded: "
+            "save the adapter again, as peft does by itself today"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -11,9 +11,10 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, Self
 
 BEAT_S = 10.0
 """Seconds between two heartbeats."""
@@ -83,27 +84,33 @@ class Heartbeat:
                 continue
 
 
-@contextlib.contextmanager
-def interrupts() -> Iterator[Callable[[], None]]:
-    """Turns the first SIGINT or SIGTERM into KeyboardInterrupt and ignores further ones while the run ends; gives what arms it."""
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+class Interrupts:
+    """Turns the first SIGINT or SIGTERM into KeyboardInterrupt while its `with` block lasts, and ignores further ones."""
 
-    def interrupt(number: int, frame: Any) -> None:
-        for each in numbers:
+    def __init__(self) -> None:
+        self.by = ""
+        """The signal that came; what is raised may lose its name on the way through Ray."""
+        is_main = threading.current_thread() is threading.main_thread()
+        self._before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM) if is_main}
+
+    def arm(self) -> None:
+        """Takes the signals; again where a library has put handlers of its own in between."""
+        for each in self._before:
+            signal.signal(each, self._interrupt)
+
+    def __enter__(self) -> Self:
+        self.arm()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        self.by = signal.Signals(number).name
+        for each in self._before:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
-
-    def arm() -> None:
-        for each in numbers:
-            signal.signal(each, interrupt)
-
-    before = {each: signal.getsignal(each) for each in numbers}
-    arm()
-    try:
-        yield arm
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def _silence_s(file: Path) -> float:

@@ -94,6 +94,8 @@ class Item:
     """Of a cell: beta, reference, win_rate, length_mean."""
     alarms: list[str] = field(default_factory=list)
     """Raised so far, in words."""
+    devices: float = 1.0
+    """On how many it works: GPUs, or cores where it takes none."""
 
     @property
     def duration_s(self) -> float:
@@ -118,7 +120,8 @@ class Board:
         self._mtimes: dict[str, int] = {}
 
     def add(self, items: Iterable[Item]) -> None:
-        self.items |= {item.key: item for item in items if item.key not in self.items}
+        new = {item.key: item for item in items if item.key not in self.items}
+        self.items = self.items | new  # not in place: other threads go through it
 
     def fail(self, key: str) -> None:
         """Marks an item as failed whose worker could not say so."""

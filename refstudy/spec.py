@@ -52,6 +52,7 @@ from refstudy.spec_models import (
     SftEntry,
     TrainedReference,
 )
+from refstudy.spec_run import AllResources, LimitsEntry, Price, WandbEntry
 from refstudy.spec_values import (
     Count,
     Entry,
@@ -66,7 +67,6 @@ from refstudy.spec_values import (
     Schedule,
     Source,
     SweepName,
-    Undivided,
     WarmupShare,
 )
 from refstudy.sweepfile import Document
@@ -98,6 +98,7 @@ __all__ = [
     "HubData",
     "HubSource",
     "Judge",
+    "LimitsEntry",
     "LlmJudgeEntry",
     "LoraEntry",
     "MeasureEntry",
@@ -240,36 +241,11 @@ class EvalEntry(Entry):
 # running --------------------------------------------------------------------------------------------------------------------
 
 
-class AllResources(Entry):
-    trial: Undivided = Resources()
-    artefact: Resources = Resources()
-    """For models, tables and other shared artefacts, where an entry says nothing else."""
-
-
-class Price(Entry):
-    """What `refstudy plan` reckons with; changes no result."""
-
-    device_hour: NotNegative = 0.0
-    """Price of a device (a GPU, or a core where trials take no GPU) for an hour, in any currency; 0: no price is shown."""
-    device_tflops: Positive = 400.0
-    """What a device computes in training, in 1e12 floating-point operations a second at full use (H100 in bf16: about 990)."""
-    utilisation: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """Share of that which training reaches (MFU)."""
-
-
 class MeasureEntry(Entry):
     """What a trial measures of its policy beside the record; without it, or with less, a finished cell stays finished."""
 
     token_shifts: Natural = 256
     """Chosen answers on which the log-prob of each token is compared before and after DPO; 0: not measured."""
-
-
-class WandbEntry(Entry):
-    """The mirror of a sweep in wandb; offline unless WANDB_MODE says otherwise."""
-
-    enabled: bool = True
-    project: str = "refstudy"
-    entity: str | None = None
 
 
 class Spec(Entry):
@@ -293,6 +269,7 @@ class Spec(Entry):
     """What is kept of each trained policy; its answers, verdicts and measures always are."""
     resources: AllResources = AllResources()
     price: Price = Price()
+    limits: LimitsEntry = LimitsEntry()
     measure: MeasureEntry = MeasureEntry()
     wandb: WandbEntry = WandbEntry()
 
@@ -313,6 +290,7 @@ EXECUTION_ONLY = {
     "keep": "what is kept of a policy after its measures are taken",
     "resources": "where a trial runs and an artefact is made",
     "price": "what a run costs",
+    "limits": "when a run ends; what is missing is made by the next",
     "measure": "taken beside the record; a finished cell is not run again for it",
     "wandb": "a mirror of results",
     "train.micro_batch": "bounds memory; sums to the same gradient",

@@ -55,3 +55,5 @@ class Job:
     progress: Path
     wandb: spec.WandbEntry
     work: Work
+    stop_file: Path
+    """Once it is there, no trial is begun any more."""

@@ -61,6 +61,35 @@ def test_pickled_weights_are_refused(saved):
         models.load(Checkpoint(str(saved)))
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 still reads transformers' old name
+def test_pickled_adapter_is_refused(saved, tmp_path):
+    base, words = models.load(Checkpoint(str(saved)), device="cpu")
+    models.save(get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")), words, tmp_path / "a")
+    torch.save(load_file(tmp_path / "a" / "adapter_model.safetensors"), tmp_path / "a" / "adapter_model.bin")
+    (tmp_path / "a" / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"has no adapter_model\.safetensors .*weights in pickles are not loaded"):
+        models.load(Checkpoint(str(saved), adapters=(Source(str(tmp_path / "a")),)), device="cpu")
+
+
+CODE = """
+from pathlib import Path
+Path(__file__).with_name("ran").touch()
+"""
+
+
+def test_code_that_comes_with_a_checkpoint_is_refused_and_never_runs(saved):
+    """An architecture of its own, as a checkpoint names it that wants trust_remote_code."""
+    config = json.loads((saved / "config.json").read_text())
+    own = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.Own"}
+    (saved / "config.json").write_text(json.dumps(config | {"model_type": "own", "architectures": ["Own"], "auto_map": own}))
+    (saved / "modeling_own.py").write_text(CODE)
+    with pytest.raises(ModelError, match=r"without code of its own|no tokenizer that can be loaded"):
+        models.load(Checkpoint(str(saved)))
+    with pytest.raises(ModelError, match="without code of its own"):
+        models.shape(Checkpoint(str(saved)))
+    assert not list(saved.parent.rglob("ran"))
+
+
 def test_checkpoint_that_lacks_weights_is_refused_and_not_filled_at_random(saved):
     weights = load_file(saved / "model.safetensors")
     weights.pop("model.layers.1.mlp.up_proj.weight")

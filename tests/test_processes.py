@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from refstudy import processes
-from refstudy.processes import BEAT_S, MISSED_BEATS, Heartbeat, interrupts, keeps, life, this_process
+from refstudy.processes import BEAT_S, MISSED_BEATS, Heartbeat, Interrupts, keeps, life, this_process
 
 
 def test_this_process_is_alive_and_an_earlier_one_of_the_same_pid_dead():
@@ -100,12 +100,13 @@ def test_heartbeat_goes_on_after_a_moment_without_its_file_server():
 def test_first_signal_interrupts_and_further_ones_do_not(number):
     before = signal.getsignal(number)
     went_on = False
-    with interrupts() as arm:
+    with Interrupts() as interrupts:
         signal.signal(number, signal.SIG_IGN)  # as a library does that puts its own handler there
-        arm()
+        interrupts.arm()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)
         went_on = True
     assert went_on
+    assert interrupts.by == signal.Signals(number).name
     assert signal.getsignal(number) is before

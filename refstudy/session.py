@@ -1,0 +1,119 @@
+"""A connection to Ray: how it is started or reached, what every worker is told, and what cannot be asked of it.
+
+Invariant: no key and no token is handed to Ray, since it shows the environment of its workers to whoever asks.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ray
+
+from refstudy import demand, spec
+from refstudy.errors import RefstudyError
+
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the run itself ends on SIGINT; Tune's own handler would wait for trials
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
+WORKER_SETTINGS = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    # Without these, glibc gives the memory of every step back and takes it again: 88 ms a step instead of 56 for a small model.
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "2147483648",
+    "MALLOC_TOP_PAD_": "134217728",
+}
+FORWARDED = ("WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_BASE_URL", "HF_HUB_OFFLINE", "HF_HOME")
+"""What workers on other nodes take over from here; no key or token, since Ray shows these settings."""
+
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Only recipes and cells travel through Ray."""
+
+
+@contextlib.contextmanager
+def connected(address: str | None, asked: Mapping[str, spec.Resources]) -> Iterator[None]:
+    """A connection to Ray, to a local one on all cores if no address is given; ends it and all its workers afterwards."""
+    refuse_what_ray_refuses(asked)
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.update(RAY_SETTINGS)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # deaths are recorded and shown by the run itself
+    how: dict[str, Any] = {"address": address} if address else {"address": "local", "object_store_memory": OBJECT_STORE_BYTES}
+    if not address:
+        how["include_dashboard"] = False
+    try:
+        told = {"env_vars": environment(asked["resources.trial"])}
+        ray.init(**how, log_to_driver=False, logging_level=logging.ERROR, runtime_env=told)
+    except Exception as error:  # Ray raises its bare class where a machine without time to spare starts it too slowly
+        do = (
+            "check the address, and RAY_AUTH_MODE if the cluster asks for a token"
+            if address
+            else "run again when the machine is less busy, or one cell without Ray: refstudy trial SWEEP --cell ID"
+        )
+        where = f"reached at {address}" if address else "started on this machine"
+        raise RefstudyError(f"Ray cannot be {where}: {first_line(error)}; {do}") from error
+    try:
+        refuse_what_fits_nowhere(asked, address)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def environment(trial: spec.Resources) -> dict[str, str]:
+    """Environment of every worker: as many threads as a trial has cores, and the memory allocator's settings."""
+    forwarded = {name: os.environ[name] for name in FORWARDED if name in os.environ}
+    return {**WORKER_SETTINGS, **demand.threads(trial), **forwarded}
+
+
+def options(resources: spec.Resources) -> dict[str, Any]:
+    return {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "resources": dict(resources.custom)}
+
+
+def refuse_what_ray_refuses(asked: Mapping[str, spec.Resources]) -> None:
+    """RefstudyError for a request that Ray cannot read, such as a custom resource named CPU."""
+    for name, resources in asked.items():
+        try:
+            ray.remote(_nothing).options(**options(resources))
+        except ValueError as error:
+            raise RefstudyError(f"{name} is no request that Ray takes: {first_line(error)}") from error
+
+
+def refuse_what_fits_nowhere(asked: Mapping[str, spec.Resources], address: str | None) -> None:
+    """A local Ray would wait for ever for a device that it does not have; a cluster may still grow."""
+    if address:
+        return
+    has = ray.cluster_resources()
+    for name, resources in asked.items():
+        wanted = {"CPU": resources.cpus, "GPU": resources.gpus, **resources.custom}
+        for resource, amount in wanted.items():
+            if amount > has.get(resource, 0.0):
+                raise RefstudyError(
+                    f"{name} asks for {amount:g} {resource}, and this machine has {has.get(resource, 0.0):g}; "
+                    "lower it, or run on a cluster with --address"
+                )
+
+
+def slots() -> int:
+    """How many tasks are handed to Ray at once; it queues those that do not fit yet."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _nothing() -> None:
+    """What a request is tried on before Ray is started."""
+
+
+def last_line(error: Exception | str) -> str:
+    """What an error of Ray comes down to: the last line of its traceback."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
+
+
+def first_line(error: Exception | str) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
