@@ -45,15 +45,16 @@ class Components:
 
 
 BETWEEN_WORLDS = Components(
-    replicate=(0.0, 0.0277),
-    reference=(0.0076, 0.0164),
-    beta=(0.0467, 0.0068),
-    cell=(0.0, 0.0),
-    prompts=(0.0097, 0.0065),
-    correlation=0.19,
+    replicate=(0.0081, 0.0308),
+    reference=(0.0044, 0.0198),
+    beta=(0.0462, 0.0415),
+    cell=(0.0043, 0.0147),
+    prompts=(0.0098, 0.0073),
+    correlation=0.01,
 )
-"""Of sweeps/why_references_help.yaml, worlds 201 to 203, each with its own draw of pairs: `python -m analysis.simulation
---earlier --references larger-same larger-near larger-wrong --estimate results/why_references_help`."""
+"""Of sweeps/why_references_help.yaml, worlds 201 to 207, and sweeps/miniature_study.yaml, worlds 100 to 107, each with its own draw of
+pairs: `python -m analysis.simulation --references larger-same larger-near larger-wrong --estimate results/why_references_help
+results/miniature_study`."""
 
 BETWEEN_DRAWS = Components(
     replicate=(0.0, 0.033),
