@@ -52,8 +52,8 @@ BETWEEN_WORLDS = Components(
     prompts=(0.0098, 0.0073),
     correlation=0.01,
 )
-"""Of sweeps/why_references_help.yaml, worlds 201 to 207, and sweeps/miniature_study.yaml, worlds 100 to 107, each with its own draw of
-pairs: `python -m analysis.simulation --references larger-same larger-near larger-wrong --estimate results/why_references_help
+"""Of sweeps/why_references_help.yaml, worlds 201 to 207, and sweeps/miniature_study.yaml, worlds 100 to 107, each with its own draw
+of pairs: `python -m analysis.simulation --references larger-same larger-near larger-wrong --estimate results/why_references_help
 results/miniature_study`."""
 
 BETWEEN_DRAWS = Components(

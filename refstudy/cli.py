@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from refstudy import grid, records, results
+from refstudy import grid, outcomes, records, results
 from refstudy.errors import RefstudyError, SpecError
 from refstudy.grid import Cell, Sweep
+from refstudy.options import AsJson, Folder, ResultsFolder, Settings, StoreFolder, SweepFile
 from refstudy.results import Results
 from refstudy.texts import visible
 
@@ -24,15 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP", help="A sweep file, such as sweeps/quickstart.yaml.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Sets a leaf of the sweep file: --set train.learning_rate=1e-4"),
-]
-Folder = Annotated[Path | None, typer.Option("--results", metavar="DIR", help="The sweep's folder; default results/<name>.")]
-StoreFolder = Annotated[Path | None, typer.Option("--store", metavar="DIR", help="The artefacts; default store/ beside --results.")]
-ResultsFolder = Annotated[Path, typer.Argument(metavar="RESULTS", help="A sweep's folder, such as results/quickstart.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Prints JSON and nothing else.")]
+app.add_typer(outcomes.app)
 
 
 def main() -> None:
@@ -265,80 +258,6 @@ def watch(
     sys.exit(0 if all(row["status"] == "done" for row in rows) else 1)
 
 
-@app.command(
-    epilog="Example: refstudy gate results/quickstart --against baseline.json --limit 'win_rate>=0.6' --where reference=self"
-)
-def gate(
-    folder: ResultsFolder,
-    against: Annotated[
-        Path | None, typer.Option("--against", metavar="BASELINE", help="An earlier folder, or a saved file.")
-    ] = None,
-    limit: Annotated[
-        list[str] | None, typer.Option("--limit", metavar="LIMIT", help="Such as 'win_rate>=0.6'; repeatable.")
-    ] = None,
-    where: Annotated[list[str] | None, typer.Option("--where", metavar="NAME=VALUE", help="Only such cells; repeatable.")] = None,
-    save: Annotated[Path | None, typer.Option("--save", metavar="FILE", help="Writes RESULTS as a baseline.")] = None,
-    store: StoreFolder = None,
-    json_: AsJson = False,
-) -> None:
-    """Exits 1 and names the cells that fell against a baseline beyond noise, or that break a limit; else exits 0."""
-    from analysis import gate
-    from refstudy.measures import limits
-
-    if against is None and not limit and save is None:
-        raise SpecError("gate has nothing to do; expected --against BASELINE, --limit LIMIT or --save FILE")
-    declared = [limits.parse(each) for each in limit or []]
-    at = results.opened(folder, store)
-    now = gate.chosen(gate.states(at.folder, at.store), where or [])
-    before = [] if against is None else gate.chosen(_baseline(against), where or [])
-    failures = gate.broken(now, declared) + gate.fallen(now, before)
-    if save is not None:
-        gate.save(now, save)
-    if json_:
-        found = {"passed": not failures, "cells": len(now), "failures": [vars(each) for each in failures]}
-        print(json.dumps(found, indent=1, allow_nan=False))
-    else:
-        print("\n".join([f"gate: {len(failures)} failures in {len(now)} cells", *map(gate.in_words, failures)]))
-    sys.exit(1 if failures else 0)
-
-
-def _baseline(against: Path) -> list[Any]:
-    """The cells of an earlier run: of its folder, or of the file that a gate saved."""
-    from analysis import gate
-
-    if not against.is_dir():
-        return gate.load(against)
-    at = results.opened(against)
-    return gate.states(at.folder, at.store)
-
-
-@app.command(epilog="Example: refstudy compare results/quickstart:128c results/quickstart:8dbd --html compare.html")
-def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="RESULTS:CELL, a cell's id, an output file, or a checkpoint's folder.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Writes a page with the examples.")] = None,
-    like: Annotated[str | None, typer.Option("--like", metavar="CELL", help="Whose prompts, decoding and judge to take.")] = None,
-    count: Annotated[int, typer.Option("--examples", metavar="N", min=0, help="Examples shown in the terminal.")] = 3,
-    store: StoreFolder = None,
-    json_: AsJson = False,
-) -> None:
-    """Compares two cells, checkpoints or output files: win rate and length, paired by prompt, and examples side by side."""
-    from analysis import compare
-    from refstudy import sides, table
-    from refstudy.measures import comparison
-
-    pairing = sides.pair(a, b, like, store)
-    found = comparison.compare(pairing.a, pairing.b, pairing.direct)
-    if json_:
-        print(json.dumps(compare.as_json(found, pairing.notes), indent=1, allow_nan=False))
-    else:
-        first, second = compare.names(found)
-        print("\n".join([f"A: {first}", f"B: {second}", *compare.sentences(found, pairing.notes)]))
-        table.show_pairs(("A", "B"), compare.rows(found, count))
-    if html is not None:
-        print(compare.write(found, pairing.notes, html), file=sys.stderr if json_ else sys.stdout)
-
-
 @app.command("import", epilog="Example: refstudy import results/quickstart --outputs model_outputs.json --name gpt4")
 def import_(
     folder: ResultsFolder,
@@ -359,49 +278,6 @@ def import_(
     given = imports.Given(name=name, outputs=outputs, checkpoint=checkpoint, template=template, cell=cell, votes=verdicts)
     for record in imports.bring(given, at, grid.cells(results.sweep(at))):
         print(_summary(record, f"{name} ({record['policy']}, seed {record['seed']}): "))
-
-
-@app.command(epilog="Example: refstudy findings results/quickstart --json")
-def findings(
-    folders: Annotated[list[Path] | None, typer.Argument(metavar="RESULTS", help="One or several results folders.")] = None,
-    published: Annotated[bool, typer.Option("--published", help="The paper's tables, judged by the same code.")] = False,
-    earlier: Annotated[
-        bool, typer.Option("--earlier", help="Also cells of earlier grids of a folder: a study run in parts.")
-    ] = False,
-    store: StoreFolder = None,
-    json_: AsJson = False,
-) -> None:
-    """Says what the sweeps (or the paper's tables) show: reproduced, contradicted, undecided or not_testable, with intervals."""
-    from analysis import findings as of
-
-    if not folders and not published:
-        raise SpecError("nothing to judge; expected a results folder, such as results/quickstart, or --published")
-    found = [*(of.of_paper() if published else []), *(of.of_folders(folders, store, earlier) if folders else [])]
-    print(of.as_json(found) if json_ else of.as_text(found))
-
-
-@app.command(
-    "alpaca-eval", epilog="Example: refstudy alpaca-eval annotations.csv --difficulty difficulty.csv --gamed gamed.csv --json"
-)
-def alpaca_eval(
-    annotations: Annotated[
-        Path, typer.Argument(metavar="ANNOTATIONS", help="CSV: model, index, preference in [1, 2], len_1, len_2.")
-    ],
-    difficulty: Annotated[Path, typer.Option("--difficulty", metavar="CSV", help="Difficulty of each instruction.")],
-    gamed: Annotated[Path, typer.Option("--gamed", metavar="CSV", help="Rows of the baseline gamed for length.")],
-    json_: AsJson = False,
-) -> None:
-    """Computes AlpacaEval 2's win rates, raw and length-controlled, in percent, from annotations."""
-    from analysis import alpaca_eval
-
-    found = alpaca_eval.leaderboard(annotations, difficulty, gamed)
-    if json_:
-        print(json.dumps(found, indent=1, allow_nan=False))
-        return
-    for row in found:
-        low, high = row["lc_interval"]
-        raw = f"{row['win_rate']:.2f} +- {row['standard_error']:.2f}"
-        print(f"{row['model']}: win rate {raw}, length-controlled {row['lc_win_rate']:.2f} ({low:.2f} to {high:.2f})")
 
 
 def _read(sweep: Path, assignments: list[str] | None, folder: Path | None, store: Path | None) -> tuple[Sweep, Results, list[Cell]]:

@@ -179,7 +179,7 @@ class _Columns:
         try:
             self.table = pq.read_table(path)
             self.table.validate(full=True)  # a damaged page can read as text that is no UTF-8
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last: a column's own name
             raise TableError(f"{path} cannot be read ({error}); {AGAIN}") from error
 
     def words(self, name: str) -> list[str]:
