@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from analysis import report
-from refstudy import alone, artefacts, cli, grid, imports, recipes, records, results, sides
+from refstudy import alone, artefacts, cli, grid, imports, outcomes, recipes, records, results, sides
 from refstudy.errors import DataError, ModelError, SpecError
 from refstudy.grid import Cell
 from refstudy.identity import fingerprint
@@ -231,7 +231,7 @@ def test_commands_import_compare_and_gate(
     at, page, saved = bench.at.folder, tmp_path / "compare.html", tmp_path / "gate.json"
     cli.import_(at, "cli", outputs=bench.outputs)
     assert capsys.readouterr().out.startswith("cli (small, seed 0): win_rate ")
-    cli.compare(f"{at}:cli", f"{at}:{bench.cells[1].id}", html=page, count=1)
+    outcomes.compare(f"{at}:cli", f"{at}:{bench.cells[1].id}", html=page, count=1)
     out = capsys.readouterr().out
     assert out.startswith("A: cli (imported)\nB: small cross beta=1 seed=0\nHead to head A beats B in ")
     assert out.endswith(f"{page}\n")
