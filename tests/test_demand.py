@@ -4,25 +4,12 @@ from refstudy import demand, grid, plan, recipes, spec
 from refstudy.grid import Cell, Sweep
 from refstudy.identity import fingerprint
 from tests import sweeps
-
-SWEEP = """
-name: stub
-data: {kind: miniature, world: 0, pairs: 300, eval_prompts: 8, annotator: human}
-policies:
-  small: {kind: miniature, family: north, size: small}
-references:
-  self:        {kind: policy}
-  larger-near: {kind: miniature, family: south, size: large, north_share: 0.05}
-axes: {beta: [1], reference: [self, larger-near], seed: [0]}
-train: {epochs: 1, batch_pairs: 32, learning_rate: 1.0e-4, max_length: 128}
-generate: {max_new_tokens: 8}
-judge: {kind: gold}
-"""
+from tests.stub import SWEEP
 
 
 def miniature(folder: Path, *assignments: str) -> tuple[Sweep, list[Cell]]:
     (folder / "stub.yaml").write_text(SWEEP)
-    sweep = grid.read(folder / "stub.yaml", list(assignments))
+    sweep = grid.read(folder / "stub.yaml", ["axes.beta=[1]", *assignments])
     return sweep, grid.cells(sweep)
 
 

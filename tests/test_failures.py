@@ -58,8 +58,11 @@ def test_two_drivers_at_once_share_a_sweep_and_the_one_that_lives_ends_what_the_
     """Both begin at the same time; one is killed while its cells run, and the other takes them over."""
     _, at, cells = opened(tmp_path, BETAS)
     one, other = started(tmp_path), started(tmp_path)
-    wait_for_cells(at, 4, one)
-    assert len({json.loads(file.read_bytes())["process"]["pid"] for file in (at.folder / "runs").glob("*.json")}) == 2
+    end = time.monotonic() + 120
+    while len(list((at.folder / "runs").glob("*.json"))) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert {json.loads(file.read_bytes())["process"]["pid"] for file in (at.folder / "runs").glob("*.json")} == {one.pid, other.pid}
+    wait_for_cells(at, len(done(at)) + 1, one)
     kill(one)
     code, line = ended(other)
     assert code == 0, line

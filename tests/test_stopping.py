@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,13 +11,6 @@ import ray
 from refstudy import guard, records, runs, session, spec
 from refstudy.errors import SpecError, StoreError
 from tests.stub import BETAS, done, ended, noted, opened, run, started, statuses, wait_for_cells
-
-
-def importing_ray_s() -> float:
-    """Seconds that a process takes to import Ray: about one, and many where the machine has no time to spare."""
-    begun = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import ray"], check=True)
-    return time.monotonic() - begun
 
 
 def left_by_nobody(at) -> bool:
@@ -37,18 +28,19 @@ def test_sweep_stopped_in_every_way_goes_on_to_its_end_with_each_cell_once(tmp_p
         process.send_signal(signalled)
         code, line = ended(process)
         took_s = time.monotonic() - sent
-        assert took_s < 10 or took_s < 10 * importing_ray_s()
+        assert took_s < 10
         assert code == 130
         assert line == f"stopped by {signalled.name}: {len(done(at))} of 12 cells are done; the same command goes on from here"
         assert left_by_nobody(at)
-    assert done(at)[0]["provenance"] == {"threads": "1", "malloc": "134217728"}
+    finished, begun_of_finished = done(at), noted(at)  # one of them may have been cut off before, and begun again
+    assert finished[0]["provenance"] == {"threads": "1", "malloc": "134217728"}
 
     process = started(tmp_path)
     wait_for_cells(at, len(done(at)) + 1, process)
     sent = time.monotonic()
     assert runs.stop(at.folder, after_cells=False) == "the run was stopped; the same command goes on from there"
     took_s = time.monotonic() - sent
-    assert took_s < 10 or took_s < 10 * importing_ray_s()
+    assert took_s < 10
     code, line = ended(process)
     assert (code, line.split(":")[0]) == (3, "stopped by refstudy stop")
     assert "the last run was stopped by refstudy stop, at " in runs.last_in_words(at.folder)
@@ -69,6 +61,9 @@ def test_sweep_stopped_in_every_way_goes_on_to_its_end_with_each_cell_once(tmp_p
     assert (code, line.split(" (")[0]) == (3, f"stopped by limits.cost {spent + 0.8:g}")
     assert ended(started(tmp_path))[0] == 0
     assert list(statuses(at).values()) == ["done"] * 12
+    for record in finished:
+        line = f"trial {record['beta']} {record['reference']}"
+        assert noted(at)[line] == begun_of_finished[line]
     artefacts = {line: count for line, count in noted(at).items() if not line.startswith("trial")}
     assert set(artefacts.values()) == {1}
     assert not list((at.folder / "runs").glob("*.stop"))
