@@ -87,6 +87,10 @@ PROMPT_COLUMNS = (
     Column("cluster", "prompts.jsonl", "what prompts share; intervals resample it"),
     Column("held_out", "prompts.jsonl, meta.held_out", "yes, no or unknown"),
     Column("p", "verdicts.jsonl", "P(candidate beats baseline) in [0, 1], NaN where the judge failed"),
+    Column("twice", "verdicts.jsonl", "yes or no; whether the judge was asked in both orders"),
+    Column("p_first", "verdicts.jsonl", "likewise, the candidate shown first; NaN: no verdict, or not asked"),
+    Column("p_second", "verdicts.jsonl", "likewise, the candidate shown second"),
+    Column("label", "verdicts.jsonl", "1: the candidate is objectively better, 0: the baseline; NaN: nobody knows"),
     Column("length_tokens", "completions.jsonl", "tokens of the policy, end token counted"),
     Column("length_characters", "completions.jsonl", "code points"),
     Column("baseline_length_characters", "completions.jsonl of the baseline", "code points"),
@@ -320,7 +324,7 @@ def _prompts(done: Mapping[str, records.Record], store: Store, faults: list[str]
     for cell_id, record in done.items():
         try:
             rows += _prompt_rows(cell_id, record, store, known, baselines)
-        except (StoreError, DataError, OSError, KeyError, TypeError) as error:
+        except (StoreError, DataError, OSError, KeyError, TypeError, ValueError) as error:
             faults.append(f"The prompts of cell {cell_id} cannot be read, so it takes part in no paired difference: {error}")
     return pd.DataFrame(rows, columns=[column.name for column in PROMPT_COLUMNS])
 
@@ -345,11 +349,17 @@ def _prompt_rows(
             prompt.prompt_id,
             prompt.cluster,
             prompt.meta.get("held_out"),
-            math.nan if verdict["p"] is None else verdict["p"],
+            _number(verdict["p"]),
+            bool(verdict.get("read")),
+            *(_number(verdict.get(name)) for name in ("p_first", "p_second", "label")),
             len(own[prompt.prompt_id].token_ids),
             len(own[prompt.prompt_id].text),
             baselines[identity].get(prompt.prompt_id, math.nan),
         )
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _baseline_lengths(store: Store, record: Mapping[str, Any]) -> dict[str, int]:

@@ -30,6 +30,11 @@ CHUNK = 50
 """Draws fitted at a time: their features take CHUNK x rows x 3 x 8 bytes, a few MB, which stays near the processor."""
 CLIP = 0.001
 NEWTON_STEPS, SWEEPS, HALVINGS = 100, 100, 40
+FLOOR = 1e-12
+"""Curvature below which a coefficient is not moved by data."""
+SURE = 0.69
+"""A Newton step that moves no z by more than this lowers the objective, so that nobody need look: below ln 2 the curvature of the
+loss grows by less than a factor of 2 (|sigma''| <= sigma'), and the minimum of the quadratic model leaves room for as much."""
 TOLERANCE = 1e-8
 """Largest change of a coefficient in the last Newton step."""
 DRAW_TOLERANCE = 1e-4
@@ -191,7 +196,7 @@ def difference(one: LengthControlled, other: LengthControlled, level: float = in
 
 
 def fit(
-    features: Floats,
+    features: Sequence[Floats],
     target: Floats,
     weight: Floats,
     strength: Floats,
@@ -200,20 +205,20 @@ def fit(
 ) -> Floats:
     """The coefficients w, without intercept, that minimise |w|_1 + C sum_i s_i (log(1 + exp(z_i)) - t_i z_i) with z = features w.
 
-    Many fits at once: features (fits or 1, rows, k), target t in [0, 1] (rows), weight s (fits, rows), strength C (fits); returns
-    (fits, k). A row of target t equals two rows, one of label 1 with weight t and one of label 0 with weight 1 - t. Newton's
+    Many fits at once: k features, each (fits, rows) or (1, rows) where all fits share it, target t in [0, 1] (rows), weight s
+    (fits, rows), strength C (fits); returns (fits, k). A row of target t equals two rows, one of label 1 with weight t and one of
+    label 0 with weight 1 - t. Newton's
     method with the penalty inside the step (Lee, Sun and Saunders 2014, arXiv 1206.1623), halved until the objective falls.
     """
     s = weight * strength[:, None]
-    w = np.zeros((len(s), features.shape[2])) if start is None else np.array(start)
-    value = _objective(features, target, s, w)
+    w = np.zeros((len(s), len(features))) if start is None else np.array(start)
+    largest = np.stack([np.broadcast_to(np.abs(each).max(axis=1), len(s)) for each in features], axis=1)
     for _ in range(NEWTON_STEPS):
-        z = _linear(features, w)
-        share = expit(z)
-        gradient = _linear(np.swapaxes(features, 1, 2), s * (share - target))
-        hessian = np.swapaxes(features, 1, 2) @ (features * (s * share * (1 - share))[:, :, None])
-        step = _penalised_minimum(gradient, hessian, w) - w
-        w, value = _descend(features, target, s, w, step, value)
+        share = expit(_linear(features, w))
+        residual, curvature = s * (share - target), s * share * (1 - share)
+        gradient = np.stack([_sums(residual, each) for each in features], axis=1)
+        step = _penalised_minimum(gradient, _hessian(features, curvature), w) - w
+        w = _descend(features, target, s, w, step, (largest * np.abs(step)).sum(axis=1) <= SURE)
         if np.abs(step).max() < tolerance:
             break
     return w
@@ -270,18 +275,17 @@ def _coefficients(judged: Judged, gamed: Gamed, counts: Floats, strength: float,
     return fit(features, target, weight, np.full(len(counts), strength), np.repeat(start, len(counts), axis=0), DRAW_TOLERANCE)
 
 
-def _rows(judged: Judged, gamed: Gamed, counts: Floats) -> tuple[Floats, Floats, Floats]:
-    """(features (draws, rows, 3), target (rows), weight (draws, rows)): the gamed rows, then the model's."""
-    draws, anchors, prompts = len(counts), len(gamed.p), len(judged.p)
-    features = np.zeros((draws, anchors + prompts, 3))
-    features[:, :anchors, 0] = np.tanh(gamed.scaled_difference)
-    features[:, :anchors, 1] = gamed.difficulty
-    features[:, anchors:, 0] = np.tanh(_scaled(judged.baseline_length - judged.length, counts))
-    features[:, anchors:, 1] = judged.difficulty
-    features[:, anchors:, 2] = 1.0
+def _rows(judged: Judged, gamed: Gamed, counts: Floats) -> tuple[list[Floats], Floats, Floats]:
+    """(features: length (draws, rows), difficulty and model (1, rows); target (rows); weight (draws, rows)): gamed rows first."""
+    draws, anchors = len(counts), len(gamed.p)
+    length = np.empty((draws, anchors + len(judged.p)))
+    length[:, :anchors] = np.tanh(gamed.scaled_difference)
+    length[:, anchors:] = np.tanh(_scaled(judged.baseline_length - judged.length, counts))
+    difficulty = np.concatenate([gamed.difficulty, judged.difficulty])[None]
+    is_model = np.concatenate([np.zeros(anchors), np.ones(len(judged.p))])[None]
     given = np.isfinite(judged.p)
     weight = np.concatenate([np.full((draws, anchors), GAMED_WEIGHT), counts * given], axis=1)
-    return features, np.concatenate([gamed.p, np.where(given, judged.p, 0.0)]), weight
+    return [length, difficulty, is_model], np.concatenate([gamed.p, np.where(given, judged.p, 0.0)]), weight
 
 
 def _scaled(difference: Floats, counts: Floats) -> Floats:
@@ -299,14 +303,28 @@ def _at_equal_length(judged: Judged, counts: Floats, w: Floats) -> Floats:
 
 
 def _penalised_minimum(gradient: Floats, hessian: Floats, w: Floats) -> Floats:
-    """The minimum of the quadratic model around w plus |.|_1, coordinate by coordinate until nothing moves; (fits, k)."""
+    """The minimum of the quadratic model around w plus |.|_1; (fits, k).
+
+    Where no coefficient is 0 or changes its sign the penalty is linear, and the minimum solves a linear system.
+    """
+    sign = np.sign(w)
+    floored = hessian + FLOOR * np.eye(w.shape[1])
+    found = w - np.linalg.solve(floored, (gradient + sign)[:, :, None])[:, :, 0]
+    rest = np.flatnonzero(~((sign != 0) & (np.sign(found) == sign)).all(axis=1))
+    if rest.size:
+        found[rest] = _by_coordinate(gradient[rest], hessian[rest], w[rest])
+    return found
+
+
+def _by_coordinate(gradient: Floats, hessian: Floats, w: Floats) -> Floats:
+    """The same minimum, coordinate by coordinate until nothing moves."""
     found = w.copy()
     slope = gradient.copy()
     for _ in range(SWEEPS):
         moved = 0.0
         for j in range(w.shape[1]):
             # A column of zeros (no length difference, say) has no curvature: its coefficient stays at 0.
-            curvature = np.maximum(hessian[:, j, j], 1e-12)
+            curvature = np.maximum(hessian[:, j, j], FLOOR)
             aim = found[:, j] - slope[:, j] / curvature
             change = np.sign(aim) * np.maximum(np.abs(aim) - 1 / curvature, 0.0) - found[:, j]
             found[:, j] += change
@@ -317,19 +335,36 @@ def _penalised_minimum(gradient: Floats, hessian: Floats, w: Floats) -> Floats:
     return found
 
 
-def _descend(features: Floats, target: Floats, s: Floats, w: Floats, step: Floats, value: Floats) -> tuple[Floats, Floats]:
-    """(w after the step, its objective): a step that does not lower the objective is halved until it does."""
-    scale = np.ones(len(w))
+def _hessian(features: Sequence[Floats], curvature: Floats) -> Floats:
+    """The sums of curvature x feature x feature; (fits, k, k)."""
+    k = len(features)
+    found = np.empty((len(curvature), k, k))
+    for i in range(k):
+        weighted = curvature * features[i]
+        for j in range(i + 1):
+            found[:, i, j] = found[:, j, i] = _sums(weighted, features[j])
+    return found
+
+
+def _descend(features: Sequence[Floats], target: Floats, s: Floats, w: Floats, step: Floats, sure: NDArray[np.bool_]) -> Floats:
+    """w after the step: one that does not lower the objective is halved until it does; those that are `sure` do."""
+    after = w + step
+    asked = np.flatnonzero(~sure)
+    if not asked.size:
+        return after
+    own = [each if len(each) == 1 else each[asked] for each in features]
+    before = _objective(own, target, s[asked], w[asked])
+    scale = np.ones(asked.size)
     for _ in range(HALVINGS):
-        after = _objective(features, target, s, w + scale[:, None] * step)
-        worse = after > value + 1e-12 * np.abs(value)
+        worse = _objective(own, target, s[asked], after[asked]) > before + 1e-12 * np.abs(before)
         if not worse.any():
             break
         scale[worse] /= 2
-    return w + scale[:, None] * step, after
+        after[asked] = w[asked] + scale[:, None] * step[asked]
+    return after
 
 
-def _objective(features: Floats, target: Floats, s: Floats, w: Floats) -> Floats:
+def _objective(features: Sequence[Floats], target: Floats, s: Floats, w: Floats) -> Floats:
     return np.abs(w).sum(axis=1) - (s * _log_likelihood(target, _linear(features, w))).sum(axis=1)
 
 
@@ -337,8 +372,17 @@ def _log_likelihood(target: Floats, z: Floats) -> Floats:
     return target * z - np.logaddexp(0.0, z)
 
 
-def _linear(features: Floats, w: Floats) -> Floats:
-    return (features @ w[:, :, None])[:, :, 0]
+def _linear(features: Sequence[Floats], w: Floats) -> Floats:
+    """z of each fit and row; (fits, rows)."""
+    z = w[:, :1] * features[0]
+    for j, feature in enumerate(features[1:], start=1):
+        z = z + w[:, j, None] * feature
+    return z
+
+
+def _sums(values: Floats, feature: Floats) -> Floats:
+    """The sum over rows of values x feature for each fit; (fits,)."""
+    return values @ feature[0] if len(feature) == 1 else np.einsum("fr,fr->f", values, feature)
 
 
 def _percentiles(draws: Floats, level: float) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from refstudy.store import Store
 from refstudy.texts import Completion, Message, Pair, Prompt
 
 if TYPE_CHECKING:
-    from refstudy.tables import CompletionTable, PairTable
+    from refstudy.tables import PairTable
     from refstudy.token_pairs import TokenPair
 
 PROMPTS, PAIRS, CONVERSATIONS = "prompts.jsonl", "pairs.jsonl", "conversations.jsonl"
@@ -69,10 +69,3 @@ def read_pair_table(recipe: recipes.Table, store: Store) -> "PairTable":
     from refstudy import tables
 
     return tables.read_pairs(store.path(recipe))
-
-
-def read_completion_table(recipe: recipes.Table, store: Store) -> "CompletionTable":
-    """The reference's log-probs of a policy's answers."""
-    from refstudy import tables
-
-    return tables.read_completions(store.path(recipe))

@@ -100,11 +100,14 @@ def findings(
 ) -> None:
     """Says what the sweeps (or the paper's tables) show: reproduced, contradicted, undecided or not_testable, with intervals."""
     from analysis import findings as of
+    from analysis import published as paper
 
     if not folders and not published:
         raise SpecError("nothing to judge; expected a results folder, such as results/quickstart, or --published")
     found = [*(of.of_paper() if published else []), *(of.of_folders(folders, store, earlier) if folders else [])]
     print(of.as_json(found) if json_ else of.as_text(found))
+    if published and not json_:
+        print("\n" + "\n".join(paper.noise_in_words()))
 
 
 @app.command(

@@ -163,6 +163,8 @@ def read_objects(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 def visible(text: str) -> str:
     """`text` as a page or terminal can show it: characters that control, reverse or hide are written out, as <U+001B>."""
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
     return "".join(map(_written_out, text))
 
 

@@ -91,6 +91,18 @@ def within_noise() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def noise_in_words() -> list[str]:
+    """What the paper's numbers can and cannot tell apart, a line for each policy and reference, after one that says by what."""
+    lines = [f"What a total error of {ERROR:g} a cell (prompts and runs together) tells apart in {SOURCE}:"]
+    for row in within_noise().to_dict("records"):
+        others = ", ".join(f"{beta:g}" for beta in row["alike"] if beta != row["best_beta"]) or "none"
+        gain = f"; gain over self {row['gain']:+.3f}, {'within' if row['gain_is_noise'] else 'beyond'} noise"
+        lost = f"; degenerated: {', '.join(f'{beta:g}' for beta in row['degenerate'])}" if row["degenerate"] else ""
+        best = f"  {row['policy']}, {row['reference']}: best {row['best']:.3f} at beta {row['best_beta']:g}"
+        lines.append(f"{best}; not told from it: {others}{'' if row['reference'] == SELF_NAME else gain}{lost}")
+    return lines
+
+
 def _grid(policy: str, family: str, cells: pd.DataFrame, scores: pd.DataFrame, accuracies: pd.DataFrame) -> Grid:
     own = cells[cells["policy"] == policy]
     accuracy = accuracies[accuracies["policy"] == policy].set_index("beta")["policy_accuracy"]

@@ -1,6 +1,6 @@
 """How far a judge can be trusted: is it consistent when the order is turned, is it right, does it favour length, does it answer.
 
-Invariant: every p is of the same answer whichever order it was shown in; a verdict that the judge could not give (None) is never
+Invariant: every p is of the same answer whichever order it was shown in; a verdict that the judge could not give is never
 taken for a tie or for the other side.
 """
 
@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from refstudy.measures import intervals
 from refstudy.measures.intervals import Estimate
+
+Verdicts = Sequence[float | None] | NDArray[np.float64]
+"""P(the answer beats the other) in [0, 1]; None or NaN: no verdict."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class LengthBias:
     """longer - shorter; NaN where either is."""
 
 
-def position_consistency(p_first: Sequence[float | None], p_second: Sequence[float | None], clusters: Sequence[Any]) -> Consistency:
+def position_consistency(p_first: Verdicts, p_second: Verdicts, clusters: Sequence[Any]) -> Consistency:
     """Whether the judge prefers the same answer when the two change places.
 
     p_first, p_second: P(the answer beats the other) for each pair, shown first and shown second; clusters: of the pairs.
@@ -62,7 +65,7 @@ def position_consistency(p_first: Sequence[float | None], p_second: Sequence[flo
     return Consistency(estimate, of_all, int((failed == 1).sum()), twice)
 
 
-def agreement(p: Sequence[float | None], is_better: Sequence[bool], clusters: Sequence[Any]) -> Agreement:
+def agreement(p: Verdicts, is_better: Sequence[bool] | NDArray[np.bool_], clusters: Sequence[Any]) -> Agreement:
     """How often verdicts prefer the answer that is objectively better.
 
     p: P(the answer beats the other); is_better: whether it is the better one; clusters: the pair, if both orders are passed.
@@ -76,9 +79,7 @@ def agreement(p: Sequence[float | None], is_better: Sequence[bool], clusters: Se
     return Agreement(estimate, of_all, int((~given).sum()))
 
 
-def length_bias(
-    p: Sequence[float | None], lengths: Sequence[float], other_lengths: Sequence[float], clusters: Sequence[Any]
-) -> LengthBias:
+def length_bias(p: Verdicts, lengths: ArrayLike, other_lengths: ArrayLike, clusters: Sequence[Any]) -> LengthBias:
     """The win rate where the answer is longer against where it is shorter; answers of equal length stand in neither."""
     values = _array(p)
     excess = np.asarray(lengths, dtype=float) - np.asarray(other_lengths, dtype=float)
@@ -89,20 +90,20 @@ def length_bias(
     return LengthBias(longer, shorter, longer.value - shorter.value)
 
 
-def parse_failure_share(p: Sequence[float | None]) -> float:
+def parse_failure_share(p: Verdicts) -> float:
     """The share of verdicts that the judge could not give; NaN without any."""
     return float(np.isnan(_array(p)).mean()) if len(p) else math.nan
 
 
-def tie_share(p: Sequence[float | None]) -> float:
+def tie_share(p: Verdicts) -> float:
     """The share of the verdicts given that are exactly 0.5; NaN without any."""
     values = _array(p)
     given = values[~np.isnan(values)]
     return float((given == 0.5).mean()) if given.size else math.nan
 
 
-def _array(p: Sequence[float | None]) -> NDArray[np.float64]:
-    return np.array([math.nan if value is None else value for value in p], dtype=np.float64)
+def _array(p: Verdicts) -> NDArray[np.float64]:
+    return np.asarray(p, dtype=np.float64)
 
 
 def _where(clusters: Sequence[Any], kept: NDArray[np.bool_]) -> list[Any]:

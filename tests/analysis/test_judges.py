@@ -3,6 +3,7 @@
 import json
 import math
 
+import pandas as pd
 import pytest
 
 from analysis import frames, judges, report, tables
@@ -12,8 +13,11 @@ from tests.analysis import synthetic
 HOSTILE = "<script>alert(1)</script>{{ 7 * 7 }}"
 
 
-def row(p, first=None, second=None, read=None, **more):
-    return {"prompt_id": "x", "p": p, "p_first": first, "p_second": second, "read": read, **more}
+def rows(verdicts, characters, baseline_characters, clusters):
+    """Rows of the prompt frame; verdicts: (p, p_first, p_second, whether both orders were read, label)."""
+    columns = ("p", "p_first", "p_second", "twice", "label")
+    lengths = {"length_characters": characters, "baseline_length_characters": baseline_characters}
+    return pd.DataFrame(verdicts, columns=columns).astype({"p": float, "label": float}).assign(cluster=clusters, **lengths)
 
 
 def test_quality_worked_by_hand():
@@ -24,20 +28,14 @@ def test_quality_worked_by_hand():
     Longer answers: .8 and .5, mean .65; shorter: .1 and the missing one, .1; of equal length .6. Difference .55.
     Labels on three: right, tie, missing: of the two given (1 + .5) / 2.
     """
-    both = ["logprobs", "logprobs"]
-    judged = judges.Judged(
-        rows=[
-            row(0.8, 0.9, 0.7, both, label=1),
-            row(0.5, 0.9, 0.1, both, label=0),
-            row(None, 0.3, None, ["letter", "none"], label=1),
-            row(0.1, 0.1, 0.1, both),
-            row(0.6),
-        ],
-        characters=[20, 30, 5, 5, 10],
-        baseline_characters=[10] * 5,
-        clusters=list("abcde"),
-    )
-    found = judges.quality(judged)
+    verdicts = [
+        (0.8, 0.9, 0.7, True, 1),
+        (0.5, 0.9, 0.1, True, 0),
+        (None, 0.3, None, True, 1),
+        (0.1, 0.1, 0.1, True, None),
+        (0.6, None, None, False, None),
+    ]
+    found = judges.quality(rows(verdicts, [20, 30, 5, 5, 10], [10] * 5, list("abcde")))
     expected = {
         "verdicts": 5, "win_rate": 0.5, "no_verdict": 0.2, "tie_share": 0.25, "consistency": 2 / 3, "first_preferred": 2 / 3,
         "longer_win_rate": 0.65, "shorter_win_rate": 0.1, "length_bias": 0.55, "agreement": 0.75, "labels": 3,
@@ -47,7 +45,7 @@ def test_quality_worked_by_hand():
 
 
 def test_quality_of_a_judge_of_one_order_and_no_labels_is_not_known():
-    found = judges.quality(judges.Judged([{"prompt_id": "a", "p": 1.0}] * 3, [3] * 3, [2] * 3, list("abc")))
+    found = judges.quality(rows([(1.0, math.nan, math.nan, False, None)] * 3, [3] * 3, [2] * 3, list("abc")))
     assert math.isnan(found["consistency"])
     assert math.isnan(found["agreement"])
     assert math.isnan(found["first_preferred"])
@@ -55,7 +53,7 @@ def test_quality_of_a_judge_of_one_order_and_no_labels_is_not_known():
 
 
 def test_quality_of_no_verdict_at_all_is_not_known():
-    found = judges.quality(judges.Judged([row(None, None, None, ["none", "none"])] * 2, [3] * 2, [2] * 2, list("ab")))
+    found = judges.quality(rows([(None, math.nan, math.nan, True, None)] * 2, [3] * 2, [2] * 2, list("ab")))
     assert found["no_verdict"] == 1.0
     assert all(math.isnan(found[name]) for name in ("win_rate", "tie_share", "consistency", "length_bias"))
 

@@ -14,7 +14,7 @@ ONE_DRAW = 1.0
 
 def _alone(target, strength):
     """The one coefficient of a fit of a constant feature to ten rows of one target."""
-    w = length_control.fit(np.ones((1, 10, 1)), np.full(10, target), np.ones((1, 10)), np.array([strength]))
+    w = length_control.fit([np.ones((1, 10))], np.full(10, target), np.ones((1, 10)), np.array([strength]))
     return float(w[0, 0])
 
 
@@ -50,19 +50,21 @@ def test_fit_below_the_penalty_stays_at_zero():
 
 def test_fit_of_many_equals_each_alone():
     rng = np.random.default_rng(1)
-    features, target, weight = rng.normal(size=(4, 60, 3)), rng.random(60), rng.random((4, 60))
+    features = [rng.normal(size=(4, 60)), rng.normal(size=(4, 60)), rng.normal(size=(1, 60))]
+    target, weight = rng.random(60), rng.random((4, 60))
     strength = np.array([0.1, 1.0, 100.0, 1e4])
     together = length_control.fit(features, target, weight, strength)
-    alone = [length_control.fit(features[[i]], target, weight[[i]], strength[[i]])[0] for i in range(4)]
+    own = [[each if len(each) == 1 else each[[i]] for each in features] for i in range(4)]
+    alone = [length_control.fit(own[i], target, weight[[i]], strength[[i]])[0] for i in range(4)]
     assert together == pytest.approx(np.array(alone), abs=1e-7)
 
 
 def test_fit_is_stationary_under_its_penalty():
     """For coefficients that are not 0 the slope of the likelihood equals the penalty's, sign by sign."""
     rng = np.random.default_rng(2)
-    features, target, weight = rng.normal(size=(1, 80, 3)), rng.random(80), rng.random((1, 80))
-    w = length_control.fit(features, target, weight, np.array([5.0]))[0]
-    slope = 5 * features[0].T @ (weight[0] * (1 / (1 + np.exp(-features[0] @ w)) - target))
+    features, target, weight = rng.normal(size=(80, 3)), rng.random(80), rng.random((1, 80))
+    w = length_control.fit([column[None] for column in features.T], target, weight, np.array([5.0]))[0]
+    slope = 5 * features.T @ (weight[0] * (1 / (1 + np.exp(-features @ w)) - target))
     assert (w != 0).all()
     assert slope == pytest.approx(-np.sign(w), abs=1e-5)
 

@@ -91,6 +91,13 @@ def test_within_noise_agrees_with_two_errors_of_a_difference():
     assert rows[("tulu-2-7b", "mistral-7b-instruct-v0.2")].degenerate == (0.005, 0.01, 0.1)
 
 
+def test_noise_in_words_names_the_betas_that_cannot_be_told_from_the_best():
+    lines = published.noise_in_words()
+    assert "  mistral-7b, self: best 0.163 at beta 0.01; not told from it: 0.02, 0.1" in lines
+    row = next(line for line in lines if line.startswith("  tulu-2-7b, mistral-7b-instruct-v0.2"))
+    assert row.endswith("; not told from it: 10; gain over self -0.026, within noise; degenerated: 0.005, 0.01, 0.1")
+
+
 def test_points_can_be_drawn_beside_a_sweep():
     points = published.points()
     row = points[(points["policy"] == "mistral-7b") & points["self"] & (points["beta"] == 0.01)].iloc[0]
