@@ -4,6 +4,7 @@ Invariant: a RefstudyError ends in one message and exit code 2, without a traceb
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -328,7 +329,8 @@ def _summary(record: dict[str, Any], heading: str = "") -> str:
         return visible(f"{record['cell_id']} failed: {error.get('type')}: {error.get('message')}")
     measures = record["measures"]
     names = ("win_rate", "win_rate_se", "length_tokens_mean", "truncation_rate", "kl_start_nats", "gold_reward", "precision")
-    shown = ", ".join(f"{name} {measures[name]:.4g}" for name in names if name in measures)
+    told = [f"{name} {measures[name]:.4g}" for name in names if measures.get(name) is not None and not math.isnan(measures[name])]
+    shown = ", ".join([*told, *([unread] if (unread := records.unread(measures)) else [])])
     if heading:
         return f"{heading}{shown}"
     return f"{record['cell_id']} done in {record['duration_s']:.1f} s: {shown}"

@@ -237,12 +237,18 @@ def _row(cell: dict[str, Any], record: Record) -> dict[str, Any]:
         **named,
         "status": status,
         "degenerate": is_degenerate,
-        "reason": reason or _error_line(record) if finished else None,
+        "reason": "; ".join(filter(None, (reason, unread(measures), _error_line(record)))) or None if finished else None,
         "alarms": [str(each.get("words")) for each in record.get("alarms", []) if isinstance(each, dict) and status != "planned"],
         **{name: measures.get(measure) for name, measure in MEASURED.items()},
         "duration_s": record.get("duration_s") if finished else None,
         "finished_at": record.get("finished_at") if finished else None,
     }
+
+
+def unread(measures: dict[str, Any]) -> str | None:
+    """How many answers the judge gave no verdict on, in words; None if it gave one on each."""
+    failures, prompts = measures.get("judge_failures"), measures.get("prompts")
+    return f"no verdict of the judge on {failures:g} of {prompts:g} prompts" if failures and prompts else None
 
 
 def _error_line(record: Record) -> str | None:

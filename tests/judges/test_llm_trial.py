@@ -80,6 +80,27 @@ def test_verdicts_made_elsewhere_train_nothing(served, tmp_path, monkeypatch):
     assert len({each["cell_id"] for each in (first, by_votes, by_annotations)}) == 3
 
 
+def test_judge_whose_answers_cannot_be_read_is_said_by_trial_and_status(served, tmp_path, monkeypatch, capfd):
+    file, folder = sweeps.write(tmp_path), tmp_path / "results" / "tiny"
+    answer = json.dumps({"choices": [{"message": {"role": "assistant", "content": "Both have merits."}}]}).encode()
+    monkeypatch.setattr(served, "fault", answering(200, answer))
+    judge = f"judge={{kind: llm, model: tiny, base_url: '{served.base_url}'}}"
+    settings = [argument for each in ("axes.beta=[1]", "axes.reference=[self]", judge) for argument in ("--set", each)]
+    (cell,) = grid.cells(grid.read(file, settings[1::2]))
+    arguments = ["trial", str(file), "--cell", cell.id, "--results", str(folder), *settings]
+    said = []
+    for _ in range(2):  # the second finds it finished
+        _run(arguments, monkeypatch)
+        said.append(capfd.readouterr().out.splitlines()[-1])
+    _run(["status", str(folder)], monkeypatch)
+    said.append(capfd.readouterr().out)
+    assert all("no verdict of the judge on 6 of 6 prompts" in each for each in said), said
+    assert not any("win_rate" in each for each in said[:2])
+    (row,) = records.status_rows(folder)
+    assert row["win_rate"] is None
+    assert row["reason"].endswith("no verdict of the judge on 6 of 6 prompts")
+
+
 def _trial(file: Path, folder: Path, settings: list[str]) -> records.Record:
     sweep = grid.read(file, settings)
     (cell,) = grid.cells(sweep)
