@@ -140,7 +140,7 @@ def status(folder: ResultsFolder, json_: AsJson = False) -> None:
         return
     from refstudy import runs, table
 
-    table.show(rows)
+    table.show_cells(rows)
     told = runs.last_in_words(folder)
     if told is not None:
         print(visible(told))

@@ -33,7 +33,8 @@ def oversight(sweep: spec.Spec, start: recipes.Model, judge: recipes.Judge, samp
     if sweep.along is not None:
         if isinstance(judge, recipes.GIVEN_ONLY):
             raise SpecError(
-                f"along: judge.kind {sweep.judge.kind} knows given answers only; evaluations along training need a judge"
+                f"along: judge.kind {sweep.judge.kind} knows given answers only; evaluations along training need a judge: "
+                "take the block out (--set along=null, which trains nothing anew unless alarms stop or choose a policy)"
             )
         baseline = recipes.Completions(source=start, prompts=_prompts(sweep, sweep.along, place), sampling=sampling)
         along = recipes.Along(every=sweep.along.every_steps, baseline=baseline, judge=judge)

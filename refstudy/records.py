@@ -236,10 +236,12 @@ def _row(cell: dict[str, Any], record: Record) -> dict[str, Any]:
     return {
         **named,
         "status": status,
+        "current": bool(cell.get("current", bool(cell))),
         "degenerate": is_degenerate,
         "reason": "; ".join(filter(None, (reason, unread(measures), _error_line(record)))) or None if finished else None,
         "alarms": [str(each.get("words")) for each in record.get("alarms", []) if isinstance(each, dict) and status != "planned"],
         **{name: measures.get(measure) for name, measure in MEASURED.items()},
+        "win_rate_on_sets": {name: each["measures"].get("win_rate") for name, each in record.get("evaluations", {}).items()},
         "duration_s": record.get("duration_s") if finished else None,
         "finished_at": record.get("finished_at") if finished else None,
     }

@@ -9,12 +9,16 @@ from rich.text import Text
 
 from refstudy.texts import visible
 
-COLUMNS = (
+Column = tuple[str, str, str]
+"""Heading, field of a row, format; a value that is not known stays blank."""
+
+COLUMNS: tuple[Column, ...] = (
     ("cell", "cell_id", "{:.8}"),
     ("policy", "policy", "{}"),
     ("reference", "reference", "{}"),
     ("beta", "beta", "{:g}"),
     ("seed", "seed", "{}"),
+    ("grid", "grid", "{}"),
     ("status", "status", "{}"),
     ("win rate", "win_rate", "{:.3f}"),
     ("+-", "win_rate_se", "{:.3f}"),
@@ -26,9 +30,11 @@ COLUMNS = (
     ("s", "duration_s", "{:.0f}"),
     ("remark", "reason", "{}"),
 )
-"""Heading, field of a status row, format; a value that is not known stays blank."""
+"""Of status rows; `grid` names the cells of an earlier grid of the folder."""
+WIN_RATES = 9
+"""How many of COLUMNS stand before the win rates on evaluation sets."""
 
-REFERENCES = (
+REFERENCES: tuple[Column, ...] = (
     ("policy", "policy", "{}"),
     ("reference", "reference", "{}"),
     ("setting", "setting", "{}"),
@@ -44,7 +50,7 @@ REFERENCES = (
     ("cost", "cost", "{:>}"),
     ("status", "status", "{}"),
 )
-MEASURES = (
+MEASURES: tuple[Column, ...] = (
     ("reference", "reference", "{}"),
     ("policy", "policy", "{}"),
     ("setting", "setting", "{}"),
@@ -65,16 +71,36 @@ MEASURES = (
 STYLES = {"done": "green", "failed": "red", "running": "cyan", "usable": "green", "refused": "red"}
 
 
-def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]] = COLUMNS) -> None:
-    """Prints one line a row, then one for each alarm; a column that is empty in all rows is left out."""
-    _print(cells(rows, columns))
+def show_cells(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints one line a status row, then one for each alarm."""
+    _print(of_cells(rows))
     for row in rows:
         for words in row.get("alarms") or []:
             print(f"ALARM {row.get('cell_id')!s:.8} {row.get('reference')} beta={row.get('beta')} seed={row.get('seed')}: {words}")
 
 
-def cells(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]] = COLUMNS) -> Table:
-    """A table with one line a row; a column that is empty in all rows is left out."""
+def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> None:
+    """Prints one line a row."""
+    _print(_table(rows, columns))
+
+
+def of_cells(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A table with one line a status row: COLUMNS, a column for each evaluation set, and which cells are of an earlier grid."""
+    sets = list(dict.fromkeys(name for row in rows for name in row.get("win_rate_on_sets", {})))
+    of_sets = tuple((f"on {name}", f"on {name}", "{:.3f}") for name in sets)
+    told = [
+        {
+            **row,
+            **{f"on {name}": value for name, value in row.get("win_rate_on_sets", {}).items()},
+            "grid": None if row.get("current", True) else "earlier",
+        }
+        for row in rows
+    ]
+    return _table(told, (*COLUMNS[:WIN_RATES], *of_sets, *COLUMNS[WIN_RATES:]))
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> Table:
+    """A column that is empty in all rows is left out."""
     table = Table(box=None, pad_edge=False)
     shown = [column for column in columns if any(row.get(column[1]) is not None for row in rows)]
     for heading, _, form in shown:

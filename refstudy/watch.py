@@ -76,7 +76,7 @@ class _View:
 
     def show(self, rows: list[Row]) -> None:
         if self._screen is not None:
-            shown = table.cells(within(rows, self._console.height - 4))
+            shown = table.of_cells(within(rows, self._console.height - 4))
             self._screen.update(Group(Text(f"{line(rows)}   {self._note}", style="bold"), shown), refresh=True)
         elif rows != self._before:
             told = [row for row in rows if row["status"] in FINISHED and row not in (self._before or [])]

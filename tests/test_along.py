@@ -117,7 +117,7 @@ def test_alarm_that_stops_is_told_everywhere_and_the_cell_is_measured_all_the_sa
     assert [row["alarms"] for row in rows] == [words]
     assert [each["text"].rpartition(": ")[2].replace("&gt;", ">") for each in server.bodies] == words
     assert "ALARM " + words[0] in capsys.readouterr().out
-    table.show(rows)
+    table.show_cells(rows)
     assert f"ALARM {cell.id[:8]} self beta=0.1 seed=0: {words[0]}" in capsys.readouterr().out
 
 

@@ -16,8 +16,9 @@ from refstudy.processes import BEAT_S, MISSED_BEATS, this_process
 from refstudy.records import read_records, record_path, running, scan, status_rows, write_record, write_sweep
 
 ROW_FIELDS = {
-    "cell_id", "policy", "reference", "beta", "seed", "status", "degenerate", "reason", "win_rate", "win_rate_se", "length_mean",
-    "truncation_rate", "gold_reward", "precision", "kl_start_nats", "duration_s", "finished_at", "alarms",
+    "cell_id", "policy", "reference", "beta", "seed", "status", "current", "degenerate", "reason", "win_rate", "win_rate_se",
+    "win_rate_on_sets", "length_mean", "truncation_rate", "gold_reward", "precision", "kl_start_nats", "duration_s",
+    "finished_at", "alarms",
 }  # fmt: skip
 
 
@@ -206,11 +207,11 @@ def test_cells_of_earlier_grids_stay_in_sweep_and_status(tmp_path):
     write_sweep(tmp_path, {"name": "s", "cells": [cell("b2", 1.0), cell("c3", 10.0)]})
     current = {each["cell_id"]: each["current"] for each in records.read_cells(tmp_path)}
     assert current == {"b2": True, "c3": True, "a1": False}
-    assert [(row["cell_id"], row["status"]) for row in status_rows(tmp_path)] == [
-        ("b2", "planned"),
-        ("c3", "planned"),
-        ("a1", "done"),
-        ("old", "done"),
+    assert [(row["cell_id"], row["status"], row["current"]) for row in status_rows(tmp_path)] == [
+        ("b2", "planned", True),
+        ("c3", "planned", True),
+        ("a1", "done", False),
+        ("old", "done", False),
     ]
 
 

@@ -72,6 +72,8 @@ def test_cell_of_two_sets_trains_once_and_records_both(bench: Bench, made: Count
     assert made["generate"] == 4, "baseline and policy on the own prompts and on alpaca; held-out prompts are the own ones"
     assert records.read_record(records.record_path(at.folder, cell.id))["evaluations"] == record["evaluations"]
     alpaca, chosen = record["evaluations"]["alpaca"], record["evaluations"]["chosen"]
+    (row,) = (each for each in records.status_rows(at.folder) if each["cell_id"] == cell.id)
+    assert row["win_rate_on_sets"] == {name: record["evaluations"][name]["measures"]["win_rate"] for name in ("alpaca", "chosen")}
     assert alpaca["measures"]["prompts"] == 3
     assert alpaca["measures"]["length_tokens_mean"] <= 6
     assert 0 < alpaca["measures"]["win_rate"] < 1
