@@ -8,7 +8,7 @@ from pathlib import Path
 
 from refstudy import entries, recipes, records, spec, sweepfile
 from refstudy.entries import Place
-from refstudy.errors import RefstudyError, SpecError
+from refstudy.errors import RefstudyError, SpecError, StoreError
 from refstudy.grid import Cell, Sweep
 from refstudy.identity import describe, fingerprint
 from refstudy.provenance import provenance
@@ -79,9 +79,11 @@ def begin(results: Results, sweep: Sweep, cells: list[Cell]) -> None:
 def enlist(results: Results, sweep: Sweep, cells: list[Cell], only: Cell | None = None) -> None:
     """Adds those of `cells` (or `only` this one) that the folder does not list yet, not as current: its sweep stays as it was run.
 
-    A folder without a sweep begins with this one and all its cells.
+    A folder without a sweep, or with a torn list, begins with this one and all its cells.
     """
-    if not (results.folder / records.SWEEP).is_file():
+    try:
+        content = records.read_sweep(results.folder)
+    except StoreError:
         begin(results, sweep, cells)
         return
     listed = records.read_cells(results.folder)
@@ -89,8 +91,7 @@ def enlist(results: Results, sweep: Sweep, cells: list[Cell], only: Cell | None 
     wanted = cells if only is None else [only]
     added = [{**cell.row, "current": False} for cell in wanted if cell.id not in known]
     if added:
-        content = {**records.read_sweep(results.folder), "cells": listed + added}
-        records.write_json(results.folder / records.SWEEP, content)
+        records.write_json(results.folder / records.SWEEP, {**content, "cells": listed + added})
 
 
 def sweep(results: Results) -> Sweep:
