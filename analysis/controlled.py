@@ -8,6 +8,7 @@ interval until the grid is so large that fewer resamples are drawn. Policies, ju
 their own; one that the file lacks is added to it, none is replaced.
 """
 
+import functools
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis import length_control
 from analysis.frames import CONTROLLED_COLUMNS, Results
@@ -120,10 +122,20 @@ def _controlled(results: Results, cell_ids: Iterable[str], found: Difficulty, dr
         gamma = length_control.difficulty(calibration, cell_id, rows["prompt_id"].tolist())
         parts.append(rows.assign(difficulty=gamma))
     names = ["p", "length_characters", "baseline_length_characters", "difficulty"]
-    by_prompt = pd.concat(parts).groupby(["prompt_id", "cluster"], sort=False)[names].mean().reset_index()
+    by_prompt = parts[0] if len(parts) == 1 else _averaged(parts, names)
     judged = Judged(*(by_prompt[name].to_numpy(dtype=np.float64) for name in names))
     clusters = by_prompt["cluster"].tolist()
-    return length_control.of_sweep(judged, length_control.resample(clusters, np.random.default_rng(SEED), draws), clusters)
+    return length_control.of_sweep(judged, _counts(tuple(clusters), draws), clusters)
+
+
+def _averaged(parts: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
+    return pd.concat(parts).groupby(["prompt_id", "cluster"], sort=False)[list(names)].mean().reset_index()
+
+
+@functools.lru_cache(maxsize=4)
+def _counts(clusters: tuple[str, ...], draws: int) -> NDArray[np.float64]:
+    """The resamples of these prompts: the same for every cell that answered them."""
+    return length_control.resample(clusters, np.random.default_rng(SEED), draws)
 
 
 def _given(rows: pd.DataFrame) -> dict[str, float | None]:

@@ -305,12 +305,15 @@ def _at_equal_length(judged: Judged, counts: Floats, w: Floats) -> Floats:
 def _penalised_minimum(gradient: Floats, hessian: Floats, w: Floats) -> Floats:
     """The minimum of the quadratic model around w plus |.|_1; (fits, k).
 
-    Where no coefficient is 0 or changes its sign the penalty is linear, and the minimum solves a linear system.
+    Where every coefficient keeps its sign, or its 0, the minimum solves a linear system; it is found that way first, and kept
+    where its signs are those of w and the slope at each 0 is weaker than the penalty.
     """
-    sign = np.sign(w)
-    floored = hessian + FLOOR * np.eye(w.shape[1])
-    found = w - np.linalg.solve(floored, (gradient + sign)[:, :, None])[:, :, 0]
-    rest = np.flatnonzero(~((sign != 0) & (np.sign(found) == sign)).all(axis=1))
+    sign, free = np.sign(w), w != 0
+    both = free[:, :, None] & free[:, None, :]
+    system = np.where(both, hessian, 0.0) + np.where(free, FLOOR, 1.0)[:, :, None] * np.eye(w.shape[1])
+    move = -np.linalg.solve(system, np.where(free, gradient + sign, 0.0)[:, :, None])
+    found, slope = w + move[:, :, 0], gradient + (hessian @ move)[:, :, 0]
+    rest = np.flatnonzero(~((np.sign(found) == sign) & (free | (np.abs(slope) < 1))).all(axis=1))
     if rest.size:
         found[rest] = _by_coordinate(gradient[rest], hessian[rest], w[rest])
     return found
