@@ -50,7 +50,7 @@ def _make_shared(cell: Cell, store: Store, again: bool) -> Record | None:
     for number, recipe in enumerate(wanted, start=1):
         print(f"[{number}/{len(wanted)}] {plan.title(recipe)}", flush=True)
         try:
-            make.make(recipe, store, _print)
+            make.make(recipe, store, _print, save_every_s=cell.save_every_s)
         except RefstudyError:
             raise
         except Exception as error:

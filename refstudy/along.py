@@ -46,6 +46,10 @@ class Examination:
         )
         return {name: found[name] for name in names.ALONG if name in found} | self._fall(found.get("win_rate"))
 
+    def recall(self, curve: list[dict[str, float]]) -> None:
+        """Goes on from evaluations that another process made of the same training."""
+        self._best_win_rate = max([0.0, *(row["win_rate"] for row in curve if "win_rate" in row)])
+
     def _fall(self, win_rate: float | None) -> dict[str, float]:
         if win_rate is None:
             return {}

@@ -27,7 +27,7 @@ from refstudy.records import Record
 from refstudy.results import Results
 from refstudy.schedule import Schedule
 from refstudy.store import Store
-from refstudy.work import Job, Work
+from refstudy.work import Job, Work, work_of
 
 INTERRUPTED = 130
 """Exit code after SIGINT or SIGTERM, as shells have it."""
@@ -56,7 +56,9 @@ def run_sweep(
     results.begin(at, sweep, cells)
     with _progress_folder(at.folder if address else None) as progress:
         run, board = runs.Run(at.folder), Board(progress)
-        job = Job(sweep.name, at.store.root, at.folder, progress, sweep.spec.wandb, work or Work(), run.stop_file)
+        job = Job(
+            sweep.name, at.store.root, at.folder, progress, sweep.spec.wandb, work or work_of(sweep.spec.train), run.stop_file
+        )
         signals = Interrupts()
         watch = guard.Guard(run, board, sweep.spec.limits, sweep.spec.price, runs.used(at.folder), signals)
         try:

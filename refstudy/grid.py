@@ -68,6 +68,8 @@ class Cell:
     """What the baselines of evaluation sets ask for where their answers are made, by the set's name."""
     along: recipes.Along | None = None
     """Evaluations along its training."""
+    save_every_s: float = 0.0
+    """How often the state of a training is saved; 0: never."""
     alarms: tuple[Alarm, ...] = ()
     webhook: spec.WebhookEntry = field(default_factory=spec.WebhookEntry)
 
@@ -275,6 +277,7 @@ class _Column:
             policy_resources=self.spec.policies[policy].resources,
             reference_resources=getattr(entry, "resources", None),  # constants, files, mixtures and the like take none
             along=self.oversight.along,
+            save_every_s=60 * self.spec.train.save_every_minutes,
             alarms=self.oversight.alarms,
             webhook=self.spec.webhook,
         )

@@ -51,7 +51,7 @@ from refstudy.artefacts import (
     read_token_pairs,
 )
 from refstudy.grid import Cell
-from refstudy.identity import kind
+from refstudy.identity import fingerprint, kind
 from refstudy.judges import Verdict, judging
 from refstudy.measurement import Emit, silent
 from refstudy.miniature import demonstrations, preferences, zoo
@@ -62,18 +62,22 @@ from refstudy.shelf import Policy, Shelf, load_policy
 from refstudy.store import Claim, Store, write_json
 from refstudy.texts import Completion, Message, Pair, Prompt, Said
 from refstudy.training import dpo, reward_model, sft
+from refstudy.training.saves import Saving
 
 
-def make_all(wanted: Iterable[Recipe], store: Store, emit: Emit = silent) -> None:
+def make_all(wanted: Iterable[Recipe], store: Store, emit: Emit = silent, save_every_s: float = 0.0) -> None:
     """Makes the recipes in their order; one after another that use the same model load it once."""
     shelf = Shelf(store)
     for recipe in wanted:
-        make(recipe, store, emit, shelf)
+        make(recipe, store, emit, shelf, save_every_s)
 
 
-def make(recipe: Recipe, store: Store, emit: Emit = silent, shelf: Shelf | None = None) -> None:
-    """Makes and publishes the artefact of `recipe` from inputs that the store has; does nothing if it exists."""
-    publish(store, recipe, lambda claim: _write(recipe, store, claim.folder, emit, shelf or Shelf(store)))
+def make(recipe: Recipe, store: Store, emit: Emit = silent, shelf: Shelf | None = None, save_every_s: float = 0.0) -> None:
+    """Makes and publishes the artefact of `recipe` from inputs that the store has; does nothing if it exists.
+
+    `save_every_s`: how often the state of a training is saved, from which the next call goes on; 0: never.
+    """
+    publish(store, recipe, lambda claim: _write(recipe, store, claim.folder, emit, shelf or Shelf(store), save_every_s))
 
 
 def score_shard(wanted: Iterable[Recipe], shard: Shard, store: Store, emit: Emit = silent) -> None:
@@ -97,7 +101,7 @@ def publish(store: Store, recipe: Recipe, write: Callable[[Claim], None]) -> Non
             store.publish(claim)
 
 
-def _write(recipe: Recipe, store: Store, folder: Path, emit: Emit, shelf: Shelf) -> None:
+def _write(recipe: Recipe, store: Store, folder: Path, emit: Emit, shelf: Shelf, save_every_s: float) -> None:
     """Writes the files of one artefact."""
     match recipe:
         case recipes.MiniaturePrompts():
@@ -129,11 +133,11 @@ def _write(recipe: Recipe, store: Store, folder: Path, emit: Emit, shelf: Shelf)
         case recipes.Scratch():
             pretraining.pretrain(recipe, read_pairs(recipe.text, store), folder, emit)
         case recipes.Sft():
-            _fine_tune(recipe, store, folder, emit)
+            _fine_tune(recipe, store, folder, emit, save_every_s)
         case recipes.RewardModel():
-            _train_reward_model(recipe, store, folder, emit)
+            _train_reward_model(recipe, store, folder, emit, save_every_s)
         case recipes.Dpo():
-            _train_reference(recipe, store, folder, emit)
+            _train_reference(recipe, store, folder, emit, save_every_s)
         case recipes.TokenPairs():
             _write_token_pairs(recipe, store, folder)
         case recipes.Selection():
@@ -164,7 +168,7 @@ def train_policy(cell: Cell, store: Store, claim: Claim, emit: Emit) -> Policy:
     """The cell's policy, trained under a claim of it that the caller holds; publishes training log, curve and kept weights."""
     recipe = cell.dpo
     start = checkpoints.checkpoint(recipe.start, store)
-    trained = _train(recipe, store, emit, cell.along)
+    trained = _train(recipe, store, emit, cell.save_every_s, cell.along)
     tokenizer = models.load_tokenizer(start)
     if cell.curve is not None:
         publish(store, cell.curve, lambda curve: write_json(curve.folder / ALONG, {"curve": trained.along}))
@@ -237,7 +241,7 @@ def _annotated(recipe: recipes.MiniaturePairs, store: Store) -> list[Pair]:
     return preferences.annotate(recipe, completions[0], completions[1], prompts[0], prompts[1])
 
 
-def _fine_tune(recipe: recipes.Sft, store: Store, folder: Path, emit: Emit) -> None:
+def _fine_tune(recipe: recipes.Sft, store: Store, folder: Path, emit: Emit, save_every_s: float) -> None:
     at = checkpoints.checkpoint(recipe.start, store)
     model, tokenizer = models.load(replace(at, template=recipe.template or at.template, device_map=None))
     sft.train(
@@ -250,6 +254,7 @@ def _fine_tune(recipe: recipes.Sft, store: Store, folder: Path, emit: Emit) -> N
         destination=folder,
         emit=emit,
         system_role=at.system_role,
+        saving=Saving(store.training(recipe), save_every_s),
     )
 
 
@@ -259,7 +264,7 @@ def _conversations(recipe: recipes.Sft, store: Store) -> list[list[Message]]:
     return read_conversations(recipe.data, store)
 
 
-def _train_reward_model(recipe: recipes.RewardModel, store: Store, folder: Path, emit: Emit) -> None:
+def _train_reward_model(recipe: recipes.RewardModel, store: Store, folder: Path, emit: Emit, save_every_s: float) -> None:
     reward_model.train(
         checkpoints.checkpoint(recipe.start, store),
         read_pairs(recipe.pairs, store),
@@ -269,20 +274,21 @@ def _train_reward_model(recipe: recipes.RewardModel, store: Store, folder: Path,
         destination=folder,
         emit=emit,
         drop_long=recipe.pairs.unusable == "drop",
+        saving=Saving(store.training(recipe), save_every_s),
     )
 
 
-def _train_reference(recipe: recipes.Dpo, store: Store, folder: Path, emit: Emit) -> None:
+def _train_reference(recipe: recipes.Dpo, store: Store, folder: Path, emit: Emit, save_every_s: float) -> None:
     """A policy that is trained to serve as a reference: its weights are kept whole, whatever cells keep, and its log beside them,
     since a cell of the same recipe will not train again."""
-    trained = _train(recipe, store, emit)
+    trained = _train(recipe, store, emit, save_every_s)
     log = recipes.TrainingLog(model=recipe)
     publish(store, log, lambda claim: write_json(claim.folder / LOG, _log(trained)))
     model = trained.model.merge_and_unload() if recipe.train.lora else trained.model
     _keep(trained, model, models.load_tokenizer(checkpoints.checkpoint(recipe.start, store)), folder)
 
 
-def _train(recipe: recipes.Dpo, store: Store, emit: Emit, watched: recipes.Along | None = None) -> dpo.Trained:
+def _train(recipe: recipes.Dpo, store: Store, emit: Emit, save_every_s: float, watched: recipes.Along | None = None) -> dpo.Trained:
     """The policy of a recipe, with the evaluations that its recipe rests on, else those that only watch."""
     start = load_policy(recipe.start, store)
     evaluations = recipe.along or watched
@@ -300,9 +306,15 @@ def _train(recipe: recipes.Dpo, store: Store, emit: Emit, watched: recipes.Along
         training=recipe.train,
         emit=alarms.stopping(recipe.alarms, emit),
         validation=validation,
-        along=None if evaluations is None else dpo.Along(_examination(evaluations, store), evaluations.every),
+        along=None if evaluations is None else _along(evaluations, store),
         checkpoint=dpo.Checkpoint(recipe.checkpoint, recipe.checkpoint_every),
+        saving=Saving(store.training(recipe), save_every_s, "" if evaluations is None else fingerprint(evaluations)),
     )
+
+
+def _along(recipe: recipes.Along, store: Store) -> dpo.Along:
+    examination = _examination(recipe, store)
+    return dpo.Along(examination, recipe.every, examination.recall)
 
 
 def _examination(recipe: recipes.Along, store: Store) -> along.Examination:
@@ -323,7 +335,8 @@ def _rows(recipe: recipes.Table, store: Store) -> tuple[list[token_pairs.TokenPa
 
 def _log(trained: dpo.Trained) -> dict[str, Any]:
     log = {"history": trained.history, "final": trained.final, "phases_s": trained.phases_s, "stopped": trained.stopped}
-    return log | ({"validations": trained.validations} if trained.validations else {})
+    log |= {"validations": trained.validations} if trained.validations else {}
+    return log | ({"resumed_at": trained.resumed_at} if trained.resumed_at else {})
 
 
 def _keep(trained: dpo.Trained, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

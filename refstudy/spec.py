@@ -214,6 +214,9 @@ class TrainEntry(Entry):
     and reference; or that of the highest win rate in the evaluations of `along`. A guiding reference is always its last."""
     checkpoint_every: Natural = 0
     """For lowest_validation_loss: optimizer steps from one checkpoint to the next; 0: a tenth of the run. The last step is one."""
+    save_every_minutes: NotNegative = 15.0
+    """How much of a training (DPO, SFT, a reward model) is lost at most where its process ends: so often its state is saved in the
+    store, weights, optimizer and all, until it is finished; one that takes less saves nothing. 0: never."""
 
 
 class GenerateEntry(Entry):
@@ -295,6 +298,7 @@ EXECUTION_ONLY = {
     "wandb": "a mirror of results",
     "train.micro_batch": "bounds memory; sums to the same gradient",
     "train.checkpointing": "bounds memory; the same gradient",
+    "train.save_every_minutes": "what a training that is cut off goes on from; it ends in the same policy",
     "policies.*.resources": "where an artefact is made",
     "references.*.resources": "where an artefact is made",
     "references.*.device_map": "where the layers of a model lie; the same sums up to rounding",

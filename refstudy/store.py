@@ -146,14 +146,23 @@ class Store:
             raise _unwritable(self.root, error) from error
         finally:
             claim.release()
-        for file in self.partial(claim.recipe).parent.glob(f"{_name(claim.recipe)}.*jsonl"):
-            file.unlink(missing_ok=True)
+        self.clear_partial(claim.recipe)
         return self.path(claim.recipe)
 
     def partial(self, recipe: Any) -> Path:
         """A file for what is worth keeping of an artefact half made, whoever goes on with it; several makers write beside it, with
         a word of their own before its ending. All are removed once it is published."""
         return self.root / "partial" / f"{_name(recipe)}.jsonl"
+
+    def training(self, recipe: Any) -> Path:
+        """A folder for the saved states of a training, from which whoever goes on with it begins; it goes as `partial` does."""
+        return self.root / "partial" / f"{_name(recipe)}.training"
+
+    def clear_partial(self, recipe: Any) -> None:
+        """Removes what was kept of an artefact half made; for what is made and not published."""
+        for file in self.partial(recipe).parent.glob(f"{_name(recipe)}.*jsonl"):
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self.training(recipe), ignore_errors=True)
 
     def discard(self, recipe: Any) -> None:
         """Removes the artefact, so that it will be made again when it is next needed."""

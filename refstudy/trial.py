@@ -68,8 +68,9 @@ def _trial(cell: Cell, store: Store, clock: "_Clock", emit: Emit) -> Record:
     with _turn(cell, store) as claim:
         trained = _train_and_answer(cell, store, clock, emit)
         log = artefacts.read_log(cell.log, store)
-        if not trained:
-            clock.phases_s["train"] = round(sum(log["phases_s"].values()), 3)  # trained before, perhaps for another cell
+        took = round(sum(log["phases_s"].values()), 3)
+        # trained before, perhaps for another cell; or in part, by processes that were cut off
+        clock.phases_s["train"] = max(took, clock.phases_s["train"] if trained else 0.0)
         with clock("judge"):
             if claim is not None:
                 make.verdicts(cell.verdicts, store, claim, emit)
@@ -100,6 +101,8 @@ def _train_and_answer(cell: Cell, store: Store, clock: "_Clock", emit: Emit) -> 
         if cell.evaluations:
             with clock("evaluate"):
                 make.answers_to_sets(cell, store, policy, emit)
+        if training is not None:
+            store.clear_partial(cell.dpo)  # not before: a policy that is not kept may be asked for until here
     return training is not None
 
 

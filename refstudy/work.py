@@ -3,6 +3,7 @@
 Invariant: small, and free of torch and Ray; what a function needs for making is imported where it is made.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,11 @@ from refstudy.records import Record
 from refstudy.store import Store
 
 
-def make_here(wanted: Sequence[Recipe], store: Store, emit: Emit) -> None:
+def make_here(wanted: Sequence[Recipe], store: Store, emit: Emit, save_every_s: float = 0.0) -> None:
     """Makes artefacts in this process, one after another; on a worker."""
     from refstudy import make  # imports torch: only where something is made
 
-    make.make_all(wanted, store, emit)
+    make.make_all(wanted, store, emit, save_every_s)
 
 
 def score_here(wanted: Sequence[Recipe], number: int, of: int, store: Store, emit: Emit) -> None:
@@ -43,6 +44,11 @@ class Work:
     make: Callable[[Sequence[Recipe], Store, Emit], None] = make_here
     trial: Callable[[Cell, Store, Path, Emit], Record] = try_here
     score: Callable[[Sequence[Recipe], int, int, Store, Emit], None] = score_here
+
+
+def work_of(train: spec.TrainEntry) -> Work:
+    """What workers of a sweep do."""
+    return Work(make=functools.partial(make_here, save_every_s=60 * train.save_every_minutes))
 
 
 @dataclass(frozen=True)

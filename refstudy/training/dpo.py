@@ -24,13 +24,15 @@ from trl import DPOConfig, DPOTrainer
 
 from refstudy import chat, scoring
 from refstudy.errors import TrainingError
-from refstudy.measurement import Emit
+from refstudy.measurement import Emit, Measurement
 from refstudy.recipes import Training
 from refstudy.tables import PairTable, join
 from refstudy.token_pairs import TokenPair
-from refstudy.training import settings
-from refstudy.training.looks import Look, Looking, Looks
+from refstudy.training import saves, settings
+from refstudy.training.looks import Look, Looking, Looks, Recall, no_memory
 from refstudy.training.progress import Progress, check_finite, not_finite
+from refstudy.training.saves import Saving
+from refstudy.training.state import Kept
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Along:
     look: Look
     every: int = 0
     """Steps from one to the next; 0: a tenth of the run."""
+    recall: Recall = no_memory
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,15 @@ class Trained:
     same with `validation_` over validation pairs under the finished policy; steps; train_loss: TRL's mean over the run;
     checkpoint_step where a rule chose one: what speaks of training pairs then still speaks of the whole run."""
     phases_s: dict[str, float]
+    """prepare, train, validate; of a training that was cut off, train is that of all processes whose work stands."""
     stopped: dict[str, Any] | None
     """{step, reason} of an early end; None: trained to the end."""
     along: list[dict[str, float]]
     """One entry for each evaluation along training: step, epoch and what it measured."""
     validations: list[dict[str, float]]
     """Of lowest_validation_loss one entry for each checkpoint: step, epoch, validation_loss and the rates beside it."""
+    resumed_at: list[int]
+    """The steps at which another process took training up; it changes no number here but phases_s."""
 
 
 def train(
@@ -94,11 +100,13 @@ def train(
     log_every: int = 10,
     along: Along | None = None,
     checkpoint: Checkpoint = Checkpoint(),
+    saving: Saving | None = None,
 ) -> Trained:
     """The policy trained from `model` (changed in place) on `pairs` against the reference of `table`.
 
     Evaluations `along` training do not change it; a Stop that answers one of their measurements ends it. TableError if the table
-    lacks a pair or scored another text, TrainingError if the loss is not finite. Nothing is written: `models.save` does that.
+    lacks a pair or scored another text, TrainingError if the loss is not finite. Nothing is written but the states of `saving`,
+    from which the same call goes on: `models.save` writes the policy.
     """
     begun = time.perf_counter()
     progress = Progress("train", emit, settings.words(training, beta=beta))
@@ -125,22 +133,29 @@ def train(
         ]
         for look in looks:
             trainer.add_callback(look)
+        parts: dict[str, saves.Part] = {
+            **{look.looking.stage: look for look in looks},
+            "visits": trainer.visits,
+            "history": progress,
+        }
         ready = time.perf_counter()
         with settings.answers_alone():
-            steps = trainer.train()
+            ran = saves.run(trainer, saving, emit, "train", parts)
     trained = trainer.trained_model()
-    check_finite(trained, steps.global_step, progress.settings)
+    check_finite(trained, ran.steps, progress.settings)
     ended = time.perf_counter()
-    final = {"steps": float(steps.global_step), "train_loss": float(steps.training_loss), **trainer.last_visits()}
+    final = {"steps": float(ran.steps), "train_loss": ran.train_loss, **trainer.last_visits()}
     for look in looks:
         if look.looking.best:
             final["checkpoint_step"] = float(look.restore_best(trained))
     if validation is not None:
         final |= _validated(trained, tokenizer, validation, beta)
-    phases = {"prepare": ready - begun, "train": ended - ready, "validate": time.perf_counter() - ended}
+    phases = {"prepare": ready - begun, "train": ended - ready + ran.before_s, "validate": time.perf_counter() - ended}
     stopped = next((each for each in (progress.stopped, *(look.stopped for look in looks)) if each), None)
     curves = {each.looking.stage: each.curve for each in looks}
-    return Trained(trained, progress.history, final, phases, stopped, curves.get("along", []), curves.get("validate", []))
+    return Trained(
+        trained, progress.history, final, phases, stopped, curves.get("along", []), curves.get("validate", []), ran.resumed_at
+    )
 
 
 def _lookings(
@@ -148,7 +163,8 @@ def _lookings(
 ) -> Iterator[Looking]:
     """What is looked at while the policy trains, the measure of the checkpoint rule as the best."""
     if along is not None:
-        yield Looking("along", along.look, along.every, best="win_rate" if checkpoint.rule == "best_judged" else None)
+        best = "win_rate" if checkpoint.rule == "best_judged" else None
+        yield Looking("along", along.look, along.every, best=best, recall=along.recall)
     if checkpoint.rule == "lowest_validation_loss":
         if validation is None:
             raise TrainingError("lowest_validation_loss needs validation pairs; set data.validation_pairs above 0")
@@ -193,6 +209,36 @@ def metrics(
     }
 
 
+class Visits:
+    """The log-probs of pairs as training met them, in its order, as far back as the last visit of each pair lies."""
+
+    def __init__(self, pairs: int) -> None:
+        self._pairs = pairs
+        self._rows: deque[np.ndarray] = deque()
+        self._count = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        """Adds visits (4, N) in nats: of chosen and rejected under the policy, then under the reference."""
+        self._rows.append(rows)
+        self._count += rows.shape[1]
+        while self._count - self._rows[0].shape[1] >= self._pairs:
+            self._count -= self._rows.popleft().shape[1]
+
+    def last(self) -> np.ndarray:
+        """The last visits (4, N), of at most as many pairs as there are."""
+        return np.concatenate(self._rows, axis=1)[:, -self._pairs :] if self._rows else np.zeros((4, 0))
+
+    def kept(self) -> Kept:
+        return Kept({}, {"rows": torch.from_numpy(self.last())})
+
+    def take_up(self, kept: Kept) -> None:
+        self._rows, self._count = deque(), 0
+        self.add(kept.tensors["rows"].numpy())
+
+    def told(self) -> Iterator[Measurement]:
+        return iter(())
+
+
 class TableDPOTrainer(DPOTrainer):
     """TRL's DPOTrainer on rows that are tokenised and hold `ref_chosen_logps` and `ref_rejected_logps` already."""
 
@@ -205,9 +251,7 @@ class TableDPOTrainer(DPOTrainer):
             super().__init__(train_dataset=train_dataset, **kwargs)
         if self.ref_model is not None or not self.precompute_ref_logps:
             raise AssertionError("a live reference stands beside the table; TRL's hooks have changed: pin the tested version")
-        self._pairs = len(train_dataset)
-        self._visits: deque[np.ndarray] = deque()
-        self._visited = 0
+        self.visits = Visits(len(train_dataset))
         self._sums = torch.zeros(0)
         self._hook = cast(torch.nn.Module, self.model).register_forward_hook(self._keep_sums)
 
@@ -234,10 +278,8 @@ class TableDPOTrainer(DPOTrainer):
 
     def last_visits(self) -> dict[str, float]:
         """`metrics` over the pairs visited, each with the log-probs of its last visit."""
-        if not self._visits:
-            return {}
-        visited = np.concatenate(self._visits, axis=1)[:, -self._pairs :]
-        return metrics(visited[0], visited[1], visited[2], visited[3], self.beta)
+        visited = self.visits.last()
+        return metrics(visited[0], visited[1], visited[2], visited[3], self.beta) if visited.size else {}
 
     @contextmanager
     def policy_as_it_is(self) -> Iterator[Any]:
@@ -271,10 +313,7 @@ class TableDPOTrainer(DPOTrainer):
     def _visit(self, inputs: dict[str, Any]) -> None:
         chosen, rejected = self._sums.double().cpu().numpy().reshape(2, -1)
         reference = [inputs[name].double().cpu().numpy() for name in ("ref_chosen_logps", "ref_rejected_logps")]
-        self._visits.append(np.stack([chosen, rejected, *reference]))
-        self._visited += len(chosen)
-        while self._visited - self._visits[0].shape[1] >= self._pairs:
-            self._visited -= self._visits.popleft().shape[1]
+        self.visits.add(np.stack([chosen, rejected, *reference]))
         self._metrics["train"]["policy_accuracy"].append(float((chosen > rejected).mean()))
 
 

@@ -17,10 +17,18 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from refstudy.errors import TrainingError
 from refstudy.measurement import Emit, Measurement
 from refstudy.recipes.along import LOOKS
-from refstudy.training.progress import check_finite
+from refstudy.training.progress import check_finite, said
+from refstudy.training.state import Kept
 
 Look = Callable[[Any], dict[str, float]]
 """The policy -> what is measured of it."""
+
+Recall = Callable[[list[dict[str, float]]], None]
+"""Tells a look that compares with those before it what they saw, where another process made them."""
+
+
+def no_memory(curve: list[dict[str, float]]) -> None:
+    """The recall of a look that compares with none before it."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ class Looking:
     """The measure by which the best policy is kept; None: none is."""
     lowest: bool = False
     """Whether the lowest value is the best, or the highest."""
+    recall: Recall = no_memory
 
 
 class Looks(TrainerCallback):
@@ -60,6 +69,19 @@ class Looks(TrainerCallback):
         """The last look where something else ended training between two."""
         if not self.curve or self.curve[-1]["step"] != state.global_step:
             self._look(state, control, kwargs["model"])
+
+    def kept(self) -> Kept:
+        values = {"curve": self.curve, "stopped": self.stopped, "best_step": self.best_step, "best_value": self._best_value}
+        return Kept(values, self._best_weights)
+
+    def take_up(self, kept: Kept) -> None:
+        self.curve, self.stopped = list(kept.values["curve"]), kept.values["stopped"]
+        self.best_step, self._best_value = kept.values["best_step"], kept.values["best_value"]
+        self._best_weights = dict(kept.tensors)
+        self.looking.recall(self.curve)
+
+    def told(self) -> Iterator[Measurement]:
+        return said(self.looking.stage, self.curve)
 
     def restore_best(self, model: torch.nn.Module) -> int:
         """Puts the best weights back into the model, and returns the step that they are of."""

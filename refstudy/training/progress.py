@@ -1,6 +1,7 @@
 """What a running trainer tells the outside, and how the outside stops it."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from refstudy.errors import TrainingError
 from refstudy.measurement import Emit, Measurement
+from refstudy.training.state import Kept
 
 NAMES = {
     "loss": "loss",
@@ -48,11 +50,27 @@ class Progress(TrainerCallback):
             self.stopped = {"step": state.global_step, "reason": stop.reason}
             control.should_training_stop = True
 
+    def kept(self) -> Kept:
+        return Kept({"history": self.history, "stopped": self.stopped})
+
+    def take_up(self, kept: Kept) -> None:
+        self.history, self.stopped = list(kept.values["history"]), kept.values["stopped"]
+
+    def told(self) -> Iterator[Measurement]:
+        return said(self.stage, self.history)
+
     def refuse_stop(self) -> None:
         """TrainingError if training was told to end: half a model under the whole one's id would be another model."""
         if self.stopped is not None:
             step, reason = self.stopped["step"], self.stopped["reason"]
             raise TrainingError(f"{self.stage} was stopped at step {step}: {reason}; nothing of it is kept, run again to make it")
+
+
+def said(stage: str, rows: list[dict[str, float]]) -> Iterator[Measurement]:
+    """What was said along training, by the rows that were kept of it."""
+    for row in rows:
+        values = {name: value for name, value in row.items() if name not in ("step", "epoch")}
+        yield Measurement(stage, int(row["step"]), None, values)
 
 
 def check_finite(model: torch.nn.Module, step: int, settings: str) -> None:

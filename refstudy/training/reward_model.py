@@ -16,8 +16,9 @@ from refstudy.checkpoints import Checkpoint
 from refstudy.measurement import Emit
 from refstudy.recipes import Training
 from refstudy.texts import Pair
-from refstudy.training import settings
+from refstudy.training import saves, settings
 from refstudy.training.progress import Progress
+from refstudy.training.saves import Saving
 
 
 def train(
@@ -31,6 +32,7 @@ def train(
     emit: Emit,
     drop_long: bool = False,
     log_every: int = 10,
+    saving: Saving | None = None,
 ) -> None:
     """Writes a reward model started from the causal `checkpoint` into `destination`, with its training.json.
 
@@ -52,14 +54,14 @@ def train(
             callbacks=[progress],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        ran = saves.run(trainer, saving, emit, "reward_model", {"history": progress})
     progress.refuse_stop()
     models.save(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False), tokenizer, destination)
     summary = {
         "history": progress.history,
         "final": {**(progress.history[-1] if progress.history else {}), "pairs": len(rows)},
         "dropped": dropped,
-        "duration_s": time.perf_counter() - begun,
+        "duration_s": time.perf_counter() - begun + ran.before_s,
     }
     (destination / "training.json").write_text(json.dumps(summary, indent=1))
 

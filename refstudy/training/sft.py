@@ -17,8 +17,9 @@ from refstudy.errors import DataError, ModelError
 from refstudy.measurement import Emit
 from refstudy.recipes import Training
 from refstudy.texts import Message
-from refstudy.training import settings
+from refstudy.training import saves, settings
 from refstudy.training.progress import Progress
+from refstudy.training.saves import Saving
 
 
 def train(
@@ -33,11 +34,13 @@ def train(
     emit: Emit,
     system_role: SystemRole = "keep",
     log_every: int = 10,
+    saving: Saving | None = None,
 ) -> None:
     """Writes the fine-tuned model as an ordinary checkpoint into `destination`, with its training.json.
 
     A conversation's last message is the answer that is learnt. Rows are cut at `max_length` tokens and counted; a row whose prompt
-    leaves no room is left out and counted. A LoRA is merged: what comes out is a whole checkpoint.
+    leaves no room is left out and counted. A LoRA is merged: what comes out is a whole checkpoint. With `saving`, the same call
+    goes on where a process that died had saved.
     """
     begun = time.perf_counter()
     rows = list(_rows(tokenizer, conversations, max_length, system_role))
@@ -62,11 +65,11 @@ def train(
         )
         trainer.remove_callback(PrinterCallback)
         with settings.answers_alone():
-            trainer.train()
+            ran = saves.run(trainer, saving, emit, "sft", {"history": progress})
     progress.refuse_stop()
     trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     models.save(trained.merge_and_unload() if training.lora else trained, tokenizer, destination)
-    _write_log(destination, progress, _counts(conversations, rows, tokenizer), time.perf_counter() - begun)
+    _write_log(destination, progress, _counts(conversations, rows, tokenizer), time.perf_counter() - begun + ran.before_s)
 
 
 def _rows(
