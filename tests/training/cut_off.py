@@ -1,0 +1,146 @@
+"""Tiny trainings in processes of their own, which are killed, and what comes out of them in the end."""
+
+import json
+import multiprocessing
+import resource
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from refstudy import along, scoring, shelf, token_pairs
+from refstudy.judges import Verdict
+from refstudy.measurement import Measurement
+from refstudy.recipes import Sampling
+from refstudy.training import dpo
+from refstudy.training.saves import Saving
+from tests import tiny
+
+PAIRS, EPOCHS = 21, 4
+STEPS = 12
+ALWAYS = 1e-9
+"""Seconds: a save after every step."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained, beside the settings of the training."""
+
+    rule: str = "last"
+    along: bool = False
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+def train(case: Case, saving: Saving | None = None, emit: Callable[[Measurement], None] = lambda each: None) -> dpo.Trained:
+    """A policy of 21 pairs in steps of 8, 8 and 5, four times over, with a log every five steps."""
+    words = tiny.tokenizer()
+    policy, reference = tiny.llama(words), tiny.llama(words, seed=1)
+    pairs = token_pairs.tokenise(tiny.pairs(PAIRS), words, max_length=48)
+    held_out = token_pairs.tokenise(tiny.pairs(6, seed=9), words, max_length=48)
+    return dpo.train(
+        policy,
+        words,
+        pairs,
+        scoring.score_pairs(reference, words, pairs).table,
+        beta=0.5,
+        seed=0,
+        training=tiny.training(**{"epochs": EPOCHS, "schedule": "cosine", "warmup_share": 0.2, "weight_decay": 0.1} | case.changes),
+        emit=emit,
+        validation=dpo.Validation(held_out, scoring.score_pairs(reference, words, held_out).table),
+        log_every=5,
+        along=_along(words) if case.along else None,
+        checkpoint=dpo.Checkpoint(case.rule, 2),
+        saving=saving,
+    )
+
+
+def _along(words: Any) -> dpo.Along:
+    """A real evaluation, judged by what tokens the answers have, so that win rates rise and fall."""
+    start = shelf.Policy(tiny.llama(words), words, "keep")
+    sampling = Sampling(max_new_tokens=4, temperature=1.0, top_p=1.0, seed=0)
+    prompts = tiny.prompts(4)
+    baseline = along.generation.generate(start.model, words, prompts, sampling)
+
+    def judge(prompts: Any, candidates: Any, baselines: Any) -> list[Verdict]:
+        shares = [(sum(each.token_ids) % 97) / 97 for each in candidates]
+        unsaid = {"candidate_reward": None, "baseline_reward": None, "candidate_detail": {}, "baseline_detail": {}}
+        return [Verdict(prompt_id=each.prompt_id, p=p, **unsaid) for each, p in zip(prompts, shares, strict=True)]
+
+    examination = along.Examination(prompts, baseline, start, sampling, judge)
+    return dpo.Along(examination, 3, examination.recall)
+
+
+def numbers(trained: dpo.Trained) -> dict[str, Any]:
+    """All that a training says of itself but its times."""
+    return {name: getattr(trained, name) for name in ("history", "final", "stopped", "along", "validations")}
+
+
+def weights(trained: dpo.Trained) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().contiguous() for name, weight in trained.model.named_parameters()}
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a training in a process of its own came to."""
+
+    code: int
+    """-9: killed."""
+    words: list[str]
+    """What it told in words."""
+    numbers: dict[str, Any] = field(default_factory=dict)
+    resumed_at: list[int] = field(default_factory=list)
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+def in_process(folder: Path, case: Case, *, kill_at: tuple[int, float] | None = None, file_bytes: int | None = None) -> Ending:
+    """Trains in a process of its own, which saves below `folder` after every step.
+
+    `kill_at`: it is killed so many seconds after the state of a step was saved; `file_bytes`: the kernel refuses to make its files
+    longer, as a full disk does.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    log, out = folder / "told.jsonl", folder / "out"
+    log.unlink(missing_ok=True)
+    process = context.Process(target=_child, args=(folder, case, log, out, file_bytes))
+    process.start()
+    if kill_at is not None:
+        step, after_s = kill_at
+        while max(saved_steps(folder), default=0) < step and process.is_alive():
+            time.sleep(0.001)
+        time.sleep(after_s)
+        process.kill()
+    process.join(120)
+    assert process.exitcode is not None
+    told = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    words = [each for row in told for each in row["words"]]
+    if process.exitcode:
+        return Ending(process.exitcode, words)
+    return Ending(0, words, **json.loads((out / "numbers.json").read_text()), weights=load_file(out / "weights.safetensors"))
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps whose states lie below `folder`."""
+    return sorted(int(each.name.split("-")[1]) for each in (folder / "states").glob("step-*"))
+
+
+def _child(folder: Path, case: Case, log: Path, out: Path, file_bytes: int | None) -> None:
+    warnings.simplefilter("ignore")
+
+    def emit(measurement: Measurement) -> None:
+        with open(log, "a") as file:
+            file.write(json.dumps({"step": measurement.step, "words": measurement.alarms}) + "\n")
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if file_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, limits[1]))
+    trained = train(case, Saving(folder / "states", ALWAYS), emit)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    out.mkdir(exist_ok=True)
+    (out / "numbers.json").write_text(json.dumps({"numbers": numbers(trained), "resumed_at": trained.resumed_at}))
+    save_file(weights(trained), out / "weights.safetensors")
