@@ -296,6 +296,7 @@ def _train(recipe: recipes.Dpo, store: Store, emit: Emit, save_every_s: float, w
     if recipe.validation is not None:
         validation = dpo.Validation(*_rows(recipe.validation, store))
     pairs, table = _rows(recipe.table, store)
+    curve = "no curve" if evaluations is None else fingerprint(recipes.AlongCurve(model=recipe, along=evaluations))
     return dpo.train(
         start.model,
         start.tokenizer,
@@ -308,7 +309,7 @@ def _train(recipe: recipes.Dpo, store: Store, emit: Emit, save_every_s: float, w
         validation=validation,
         along=None if evaluations is None else _along(evaluations, store),
         checkpoint=dpo.Checkpoint(recipe.checkpoint, recipe.checkpoint_every),
-        saving=Saving(store.training(recipe), save_every_s, "" if evaluations is None else fingerprint(evaluations)),
+        saving=Saving(store.training(recipe), save_every_s, terms=curve),
     )
 
 

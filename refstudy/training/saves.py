@@ -74,8 +74,12 @@ def run(trainer: Trainer, saving: Saving | None, emit: Emit, stage: str, parts: 
     saves = _Saves(trainer, saving, emit, stage, parts)
     found = saves.take_up()
     trainer.add_callback(saves)
-    with saves.in_place_of_the_trainers_own():
-        steps = trainer.train(resume_from_checkpoint=None if found is None else str(found.folder))
+    try:
+        with saves.in_place_of_the_trainers_own():
+            steps = trainer.train(resume_from_checkpoint=None if found is None else str(found.folder))
+    except TrainingError:
+        states.remove_others(saving.folder, [])  # it would end so again
+        raise
     return Ran(steps.global_step, float(steps.training_loss), saves.before_s, saves.resumed_at)
 
 

@@ -89,11 +89,13 @@ def newest(folder: Path, terms: str) -> tuple[Saved | None, list[str]]:
 
 
 def remove_others(folder: Path, but: list[Saved]) -> None:
-    """Removes all that lies in `folder` beside the last KEPT of these states."""
+    """Removes all that lies in `folder` beside the last KEPT of these states, and the folder if nothing stays."""
     stays = {each.folder for each in but[-KEPT:]}
     for each in _entries(folder):
         if each not in stays:
             shutil.rmtree(each, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _read(folder: Path, terms: str) -> Saved | str:

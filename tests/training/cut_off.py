@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from refstudy import along, scoring, shelf, token_pairs
+from refstudy import along, models, scoring, shelf, token_pairs
+from refstudy.checkpoints import Checkpoint
 from refstudy.judges import Verdict
 from refstudy.measurement import Measurement
 from refstudy.recipes import Sampling
-from refstudy.training import dpo
+from refstudy.training import dpo, reward_model, sft
 from refstudy.training.saves import Saving
 from tests import tiny
 
@@ -73,6 +75,30 @@ def _along(words: Any) -> dpo.Along:
 
     examination = along.Examination(prompts, baseline, start, sampling, judge)
     return dpo.Along(examination, 3, examination.recall)
+
+
+def fine_tune(folder: Path, saving: Saving | None, emit: Callable[[Measurement], None]) -> None:
+    """Six steps of SFT, with a log every second."""
+    words, draws = tiny.tokenizer(), np.random.default_rng(0)
+    rows = [[*tiny.question(draws), {"role": "assistant", "content": tiny.sentence(draws, 5)}] for _ in range(24)]
+    folder.mkdir(parents=True, exist_ok=True)
+    training = tiny.training(epochs=2)
+    sft.train(
+        tiny.llama(words), words, rows, training=training, max_length=64, seed=0, destination=folder, emit=emit, log_every=2,
+        saving=saving,
+    )  # fmt: skip
+
+
+def train_reward_model(folder: Path, saving: Saving | None, emit: Callable[[Measurement], None]) -> None:
+    """Six steps of a reward model, with a log every second."""
+    words, start = tiny.tokenizer(), folder.parent / "start"
+    folder.mkdir(parents=True, exist_ok=True)
+    models.save(tiny.llama(words), words, start)
+    training = tiny.training(epochs=2)
+    reward_model.train(
+        Checkpoint(str(start)), tiny.pairs(24), training=training, max_length=64, seed=0, destination=folder, emit=emit,
+        log_every=2, saving=saving,
+    )  # fmt: skip
 
 
 def numbers(trained: dpo.Trained) -> dict[str, Any]:

@@ -188,3 +188,20 @@ def test_training_shorter_than_the_interval_saves_nothing(plain, tmp_path, every
     trained = cut_off.train(Case(), Saving(tmp_path / "states", every_s))
     assert list(tmp_path.iterdir()) == []
     assert numbers(trained) == numbers(plain)
+
+
+def test_fine_tuning_and_reward_model_that_were_cut_off_end_in_the_same_files(tmp_path):
+    """Killed by an error at a log; the folders of states stand in for the store's."""
+    for train in (cut_off.fine_tune, cut_off.train_reward_model):
+        plain, cut = (tmp_path / train.__name__ / each for each in ("plain", "cut"))
+        saving = Saving(cut / "states", ALWAYS)
+        train(plain, None, lambda each: None)
+        with pytest.raises(Died):
+            train(cut, saving, until(4))
+        told: list[Measurement] = []
+        train(cut, saving, told.append)
+        assert [each.step for each in told] == [2, 4, 6]
+        assert (cut / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+        logs = [json.loads((each / "training.json").read_text()) for each in (cut, plain)]
+        assert logs[0]["history"] == logs[1]["history"]
+        assert logs[0]["final"] == logs[1]["final"]

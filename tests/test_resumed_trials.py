@@ -1,0 +1,146 @@
+"""Trials whose process is killed while their policy trains: the same command goes on mid-training, to the same record."""
+
+import contextlib
+import io
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.cloudpickle
+
+from refstudy import alone, artefacts, driver, grid, make, records, results
+from refstudy.grid import Cell
+from refstudy.records import Record
+from refstudy.results import Results
+from refstudy.work import Work
+from tests import sweeps
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
+
+ALWAYS = "train.save_every_minutes=1.0e-10"
+SETTINGS = [
+    *("wandb.enabled=false", "axes.reference=[cross]", "axes.beta=[0.1]", "train.batch_pairs=4", "train.epochs=3"),
+    *("along={every_steps: 4, prompts: 3}", 'alarms=[{limit: "length_ratio > 0.01"}]', ALWAYS),
+]
+STEPS = 15
+
+
+def opened(folder: Path, *assignments: str) -> tuple[Any, list[Cell], Results]:
+    sweep = grid.read(sweeps.write(folder), [*SETTINGS, *assignments])
+    return sweep, grid.cells(sweep), results.place(sweep, folder / "results" / "tiny", None)
+
+
+def run(folder: Path, *assignments: str) -> Record:
+    sweep, cells, at = opened(folder, *assignments)
+    return alone.run_cell(cells[0], at, sweep, cells, False)
+
+
+def child(folder: Path, assignments: tuple[str, ...]) -> None:
+    warnings.simplefilter("ignore")
+    with contextlib.redirect_stdout(io.StringIO()):
+        run(folder, *assignments)
+
+
+def killed(folder: Path, until: Any, *assignments: str) -> None:
+    """The cell run in a process of its own, which is killed once `until()` holds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "refstudy.make"])
+    process = context.Process(target=child, args=(folder, assignments))
+    process.start()
+    while not until() and process.is_alive():
+        time.sleep(0.001)
+    process.kill()
+    process.join(60)
+    assert process.exitcode == -9, "it came to its end before it could be killed"
+
+
+def steps_saved(at: Results, cell: Cell) -> list[int]:
+    return sorted(int(each.name.split("-")[1]) for each in at.store.training(cell.dpo).glob("step-*"))
+
+
+def same(record: Record) -> dict[str, Any]:
+    """All of a record but its times."""
+    return {name: record[name] for name in ("status", "measures", "degenerate", "reason", "stopped", "along", "alarms", "recipes")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, dict[str, Any]]:
+    """The record of a run that saves nothing, and its training log."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    record = run(folder, "train.save_every_minutes=0")
+    _, (cell,), at = opened(folder)
+    assert record["status"] == "done", record["error"]
+    return record, artefacts.read_log(cell.log, at.store)
+
+
+def test_trial_killed_while_it_trains_goes_on_to_the_same_record(undisturbed, tmp_path):
+    _, (cell,), at = opened(tmp_path)
+    killed(tmp_path, lambda: max(steps_saved(at, cell), default=0) >= 3)
+    first = max(steps_saved(at, cell))
+    killed(tmp_path, lambda: max(steps_saved(at, cell), default=0) > first)
+    second = max(steps_saved(at, cell))
+    record = run(tmp_path)
+    assert same(record) == same(undisturbed[0])
+    assert [row["step"] for row in record["along"]] == [4, 8, 12, 15]
+    log, other = artefacts.read_log(cell.log, at.store), undisturbed[1]
+    assert log.pop("resumed_at") == [first, second]
+    took_s = sum(log.pop("phases_s").values())
+    assert record["phases_s"]["train"] >= took_s - 1e-3
+    assert log == {name: value for name, value in other.items() if name != "phases_s"}
+    assert list((at.store.root / "partial").iterdir()) == []
+
+
+def test_trial_killed_after_its_training_trains_no_step_again(undisturbed, tmp_path, monkeypatch):
+    """Its policy is not kept: only the state of the last step has it while answers are written."""
+    _, (cell,), at = opened(tmp_path)
+    killed(tmp_path, lambda: at.store.has(cell.log))
+    assert not at.store.has(cell.completions), "it came further than it should"
+    taken, train = [], make.dpo.train
+
+    def trained(*arguments: Any, **settings: Any) -> Any:
+        taken.append(train(*arguments, **settings))
+        return taken[-1]
+
+    monkeypatch.setattr(make.dpo, "train", trained)
+    record = run(tmp_path)
+    assert [each.resumed_at for each in taken] == [[STEPS]]
+    assert same(record) == same(undisturbed[0])
+    assert list((at.store.root / "partial").iterdir()) == []
+
+
+def test_training_that_cannot_go_on_leaves_no_state(tmp_path):
+    record = run(tmp_path, "train.learning_rate=1.0e30", "train.clip=1.0e30")
+    assert record["status"] == "failed"
+    assert record["error"]["type"] == "TrainingError"
+    _, (cell,), at = opened(tmp_path, "train.learning_rate=1.0e30", "train.clip=1.0e30")
+    assert not at.store.training(cell.dpo).exists()
+
+
+def dying(cell: Cell, store: Any, folder: Path, emit: Any) -> Record:
+    """A trial whose worker is killed in the middle of its training, once."""
+    from refstudy import trial
+
+    def passed_on(measurement: Any) -> Any:
+        once = folder / "killed"
+        if measurement.stage == "along" and measurement.step >= 8 and not once.exists():
+            once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return emit(measurement)
+
+    return trial.run_trial(cell, store, folder, passed_on)
+
+
+@pytest.mark.long
+def test_cell_whose_ray_worker_is_killed_goes_on_in_another(undisturbed, tmp_path):
+    sweep, cells, at = opened(tmp_path)
+    assert driver.run_sweep(sweep, at, cells, work=Work(trial=dying)) == 0
+    assert (at.folder / "killed").exists()
+    assert same(records.read_record(records.record_path(at.folder, cells[0].id))) == same(undisturbed[0])
+    assert artefacts.read_log(cells[0].log, at.store)["resumed_at"] == [7]
+    assert list((at.store.root / "partial").iterdir()) == []
