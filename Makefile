@@ -1,6 +1,7 @@
 # make sweep   environment, quickstart sweep on the embedded miniature, report
 # make test    environment, default test suite;  make test-long: the marked rest;  make check: ruff, mypy and the default suite
 # make real-text   the same path on real human preferences
+# make bench       a sweep against separate TRL runs of its cells, 40 minutes on two idle cores; tests/bench/README.md says what is measured
 # make study   the miniature's study and its control, two hours on two cores, and the files and figures told in sweeps/README.md
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ STAMP := $(VENV)/installed
 RUN := $(VENV)/bin/refstudy
 PYTEST := $(VENV)/bin/python -m pytest
 
-.PHONY: sweep real-text study targets test test-long check lint clean
+.PHONY: sweep real-text study targets bench bench-growth bench-gpu test test-long check lint clean
 
 sweep: $(STAMP)
 	$(RUN) run sweeps/quickstart.yaml
@@ -32,6 +33,16 @@ study: $(STAMP)
 
 targets: $(STAMP)
 	$(VENV)/bin/python -m refstudy.targets --worlds 0 1 2 3 4
+
+bench: $(STAMP)
+	$(VENV)/bin/python -m tests.bench
+
+bench-growth: $(STAMP)
+	$(VENV)/bin/python -m tests.bench.growth
+	$(VENV)/bin/python -m tests.bench.scaling
+
+bench-gpu: $(STAMP)
+	$(VENV)/bin/python -m tests.bench.gpu
 
 test: $(STAMP)
 	$(PYTEST)

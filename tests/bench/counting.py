@@ -1,0 +1,192 @@
+"""What the workers of a timed run do, counted: passes of models, tokens, times of store and logging, memory.
+
+Invariant: tokens are counted where a model meets them, in its forward pass, and never reckoned from what was planned.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from refstudy import work
+from refstudy.grid import Cell
+from refstudy.identity import fingerprint, kind
+from refstudy.measurement import Emit, Measurement
+from refstudy.recipes import Recipe, Table
+from refstudy.records import Record
+from refstudy.store import Store
+
+COUNTS = "counts.jsonl"
+STORE_METHODS = ("has", "path", "claim", "wait", "publish")
+
+
+def counted_work(folder: Path) -> work.Work:
+    """Workers' own functions, each with counters around it."""
+    return work.Work(
+        make=functools.partial(make, folder), trial=functools.partial(trial, folder), score=functools.partial(score, folder)
+    )
+
+
+def make(folder: Path, wanted: Sequence[Recipe], store: Store, emit: Emit) -> None:
+    with counted(folder, _task_kind(wanted), " ".join(fingerprint(each) for each in wanted), emit) as counts:
+        work.make_here(wanted, store, counts.emit)
+
+
+def score(folder: Path, wanted: Sequence[Recipe], number: int, of: int, store: Store, emit: Emit) -> None:
+    with counted(folder, "score", f"part {number} of {of}", emit) as counts:
+        work.score_here(wanted, number, of, store, counts.emit)
+
+
+def trial(folder: Path, cell: Cell, store: Store, at: Path, emit: Emit) -> Record:
+    with counted(folder, "trial", cell.id, emit) as counts:
+        record = work.try_here(cell, store, at, counts.emit)
+        counts.phases_s = record["phases_s"] if record["status"] == "done" else {}
+    return record
+
+
+def _task_kind(wanted: Sequence[Recipe]) -> str:
+    """tokenise, score (a reference's pass over pairs), references (what is made after the cells), or make."""
+    kinds = {kind(each) for each in wanted}
+    if kinds == {"token_pairs"}:
+        return "tokenise"
+    if len(wanted) == 1 and isinstance(wanted[0], Table) and kind(wanted[0].texts) == "token_pairs":
+        return "score"
+    return "references" if kinds & {"table", "verdicts"} else "make"
+
+
+# On workers -------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Counts:
+    """What one task or trial did."""
+
+    inner: Emit
+    stage: str = "load"
+    passes: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By stage and the parameters of the model: forward passes, places computed (padding included), tokens."""
+    phases_s: dict[str, float] = field(default_factory=dict)
+    log_s: float = 0.0
+    """Time in logging: progress files and the mirror."""
+    store_s: float = 0.0
+    inside: bool = False
+
+    def emit(self, measurement: Measurement) -> Any:
+        self.stage = measurement.stage
+        begun = time.perf_counter()
+        answer = self.inner(measurement)
+        self.log_s += time.perf_counter() - begun
+        return answer
+
+    def forward(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is None:
+            return
+        key = f"{self.stage}/{_parameters(model)}"
+        of = self.passes.setdefault(key, {"passes": 0, "places": 0, "tokens": 0})
+        of["passes"] += 1
+        of["places"] += ids.numel()
+        mask = kwargs.get("attention_mask")
+        is_plain = mask is not None and mask.dim() == 2 and mask.shape == ids.shape
+        of["tokens"] += int(mask.sum() if is_plain else (ids != model.config.get_text_config().pad_token_id).sum())
+
+
+@functools.cache
+def _parameters(model: Any) -> int:
+    return int(sum(weight.numel() for weight in model.parameters()))
+
+
+@contextmanager
+def counted(folder: Path, what: str, of: str, emit: Emit) -> Iterator[Counts]:
+    """Counts what the block does in this process, and adds a line to the folder's counts when it ends."""
+    first = time.time()
+    from refstudy import models  # imports torch, as the work itself does
+
+    counts, own_load = Counts(emit), models.load
+
+    def load(*args: Any, **options: Any) -> Any:
+        model, tokenizer = own_load(*args, **options)
+        _parameters.cache_clear()
+        model.register_forward_pre_hook(counts.forward, with_kwargs=True)
+        return model, tokenizer
+
+    begun, used, resident = time.time(), os.times(), memory_gb("VmRSS")
+    forget_peak()
+    with _replaced(models, "load", load), _timed_store(counts):
+        yield counts
+    now = os.times()
+    line = {
+        "what": what,
+        "of": of,
+        "pid": os.getpid(),
+        "begun": begun,
+        "import_s": begun - first,
+        "ended": time.time(),
+        "cpu_s": now.user + now.system - used.user - used.system,
+        "process_cpu_s": now.user + now.system,
+        "passes": counts.passes,
+        "phases_s": counts.phases_s,
+        "log_s": counts.log_s,
+        "store_s": counts.store_s,
+        "resident_before_gb": resident,
+        "peak_gb": memory_gb("VmHWM"),
+    }
+    with open(folder / COUNTS, "a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+@contextmanager
+def _timed_store(counts: Counts) -> Iterator[None]:
+    own = {name: getattr(Store, name) for name in STORE_METHODS}
+
+    def timed(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def run(*args: Any, **options: Any) -> Any:
+            if counts.inside:
+                return method(*args, **options)
+            counts.inside, begun = True, time.perf_counter()
+            try:
+                return method(*args, **options)
+            finally:
+                counts.inside = False
+                counts.store_s += time.perf_counter() - begun
+
+        return run
+
+    for name, method in own.items():
+        setattr(Store, name, timed(method))
+    try:
+        yield
+    finally:
+        for name, method in own.items():
+            setattr(Store, name, method)
+
+
+@contextmanager
+def _replaced(module: Any, name: str, stand_in: Any) -> Iterator[None]:
+    own = getattr(module, name)
+    setattr(module, name, stand_in)
+    try:
+        yield
+    finally:
+        setattr(module, name, own)
+
+
+def memory_gb(name: str) -> float:
+    """A field of this process' status in GiB: VmRSS now, VmHWM the most since the peak was forgotten."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) / 2**20
+    return 0.0
+
+
+def forget_peak() -> None:
+    """Sets VmHWM to what is resident now (Linux, proc(5): clear_refs)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
