@@ -149,6 +149,7 @@ class _Run:
     def _make(self, shared: list[Recipe]) -> Schedule:
         """Makes shared artefacts, each as soon as its inputs exist, and returns how that went."""
         schedule, running = Schedule(shared), dict[ray.ObjectRef, Recipe]()
+        self._warm(len(shared))
         while not schedule.is_over:
             if not self.job.stop_file.exists():
                 while len(running) < session.slots() and (recipe := schedule.take()) is not None:
@@ -165,6 +166,14 @@ class _Run:
                     schedule.failed(recipe, error)
         self._end_if_asked()
         return schedule
+
+    def _warm(self, tasks: int) -> None:
+        """Lets as many workers as will soon be busy import at once: the first artefacts are made one after another, and each worker
+        would else begin to import when its first task comes. A worker that has a GPU takes one task only."""
+        resources = self.sweep.spec.resources
+        if not resources.artefact.gpus and demand.threads(resources.artefact) == demand.threads(resources.trial):
+            for _ in range(min(tasks, session.slots())):
+                _warm_on_worker.options(**session.options(resources.artefact)).remote(self.job)
 
     def _without_failed(self, pending: list[Cell], schedule: Schedule) -> list[Cell]:
         """The cells that have all they need; the others become failed records that name what could not be made.
@@ -275,6 +284,11 @@ class _Run:
 
 
 # On workers -------------------------------------------------------------------------------------------------------------------
+
+
+@ray.remote
+def _warm_on_worker(job: Job) -> None:
+    job.work.warm()
 
 
 @ray.remote

@@ -20,6 +20,9 @@ RAY_SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the run itself ends on SIGINT; Tune's own handler would wait for trials
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Workers that made the shared artefacts wait for the passes after the trials: by Ray's own limit, one worker a core, it would
+    # end them, and others would import all again.
+    "RAY_num_workers_soft_limit": str(2 * (os.cpu_count() or 1)),
 }
 WORKER_SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",

@@ -16,6 +16,11 @@ from refstudy.records import Record
 from refstudy.store import Store
 
 
+def warm_here() -> None:
+    """Imports what making needs; on a worker, while nothing is there yet to be made on it."""
+    from refstudy import make  # noqa: F401  # imports torch and trl: seconds
+
+
 def make_here(wanted: Sequence[Recipe], store: Store, emit: Emit, save_every_s: float = 0.0) -> None:
     """Makes artefacts in this process, one after another; on a worker."""
     from refstudy import make  # imports torch: only where something is made
@@ -37,6 +42,10 @@ def try_here(cell: Cell, store: Store, folder: Path, emit: Emit) -> Record:
     return trial.run_trial(cell, store, folder, emit)
 
 
+def nothing() -> None:
+    """Work that begins without a warm-up."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What workers do: the functions that make artefacts, run a trial, and score a part. Tests put others in their place."""
@@ -44,11 +53,13 @@ class Work:
     make: Callable[[Sequence[Recipe], Store, Emit], None] = make_here
     trial: Callable[[Cell, Store, Path, Emit], Record] = try_here
     score: Callable[[Sequence[Recipe], int, int, Store, Emit], None] = score_here
+    warm: Callable[[], None] = nothing
+    """What every worker of the first tasks does before them, all at once."""
 
 
 def work_of(train: spec.TrainEntry) -> Work:
     """What workers of a sweep do."""
-    return Work(make=functools.partial(make_here, save_every_s=60 * train.save_every_minutes))
+    return Work(make=functools.partial(make_here, save_every_s=60 * train.save_every_minutes), warm=warm_here)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import ray.cloudpickle
@@ -46,8 +47,14 @@ wandb: {enabled: false}
 """
 
 
+def warm(root):
+    """Stands for importing: the worker's process in a log of its own."""
+    note(root, str(os.getpid()), "warmed")
+
+
 def make(wanted, store, emit):
     """Stands for making artefacts: a file, and a line in the log; behaves as `behaviour.json` in the store says."""
+    note(store.root, f"{os.getpid()} {' '.join(kind(recipe) for recipe in wanted)}", "makers")
     for recipe in wanted:
         if kind(recipe) in behaviour(store.root).get("broken_kinds", []) and "south" in str(recipe):
             raise ValueError("no such corpus")
@@ -137,7 +144,7 @@ def opened(folder: Path, *assignments: str, **acts):
 
 def run(folder: Path, *assignments: str, retry_failed: bool = False, **acts):
     sweep, at, cells = opened(folder, *assignments, **acts)
-    return run_sweep(sweep, at, cells, retry_failed=retry_failed, work=Work(make, trial, score)), at, cells
+    return run_sweep(sweep, at, cells, retry_failed=retry_failed, work=Work(make, trial, score, partial(warm, at.store.root))), at, cells
 
 
 def statuses(at) -> dict[tuple[float, str], str]:

@@ -17,7 +17,7 @@ from typing import Any
 from refstudy import work
 from refstudy.grid import Cell
 from refstudy.identity import fingerprint, kind
-from refstudy.measurement import Emit, Measurement
+from refstudy.measurement import Emit, Measurement, silent
 from refstudy.recipes import Recipe, Table
 from refstudy.records import Record
 from refstudy.store import Store
@@ -29,8 +29,16 @@ STORE_METHODS = ("has", "path", "claim", "wait", "publish")
 def counted_work(folder: Path) -> work.Work:
     """Workers' own functions, each with counters around it."""
     return work.Work(
-        make=functools.partial(make, folder), trial=functools.partial(trial, folder), score=functools.partial(score, folder)
+        make=functools.partial(make, folder),
+        trial=functools.partial(trial, folder),
+        score=functools.partial(score, folder),
+        warm=functools.partial(warm, folder),
     )
+
+
+def warm(folder: Path) -> None:
+    with counted(folder, "warm", "", silent):
+        work.warm_here()
 
 
 def make(folder: Path, wanted: Sequence[Recipe], store: Store, emit: Emit) -> None:
@@ -106,7 +114,8 @@ def _parameters(model: Any) -> int:
 def counted(folder: Path, what: str, of: str, emit: Emit) -> Iterator[Counts]:
     """Counts what the block does in this process, and adds a line to the folder's counts when it ends."""
     first = time.time()
-    from refstudy import models  # imports torch, as the work itself does
+    work.warm_here()  # as the work itself does
+    from refstudy import models, trial  # noqa: F401
 
     counts, own_load = Counts(emit), models.load
 

@@ -18,6 +18,8 @@ ROUNDING_NATS = 0.05
 difference of 0.04 nats (see `precision` of models in a sweep file), times sqrt(pi / 2)."""
 ROUNDING_TOKENS = 17
 SIGMAS = 3
+OF_TASKS = {"warm": "start", "make": "make", "tokenise": "tokenise", "score": "score", "references": "references"}
+"""The phase that a task's time belongs to."""
 EXACT = 1e-3
 """What two runs in fp32 may differ by, in nats: a few hundred steps of other sums in another order."""
 
@@ -114,7 +116,7 @@ def phases(
     for line in counts:
         took = line["ended"] - line["begun"]
         if line["what"] != "trial":
-            found[{"tokenise": "tokenise", "score": "score", "references": "references"}.get(line["what"], "make")] += took
+            found[OF_TASKS[line["what"]]] += took
             continue
         own, log = line["phases_s"], logs[line["of"]]
         trained = sum(log.values())

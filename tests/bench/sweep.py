@@ -29,7 +29,7 @@ def main() -> None:
         finally:
             times.update(run_s=time.perf_counter() - begun, driver_cpu_s=_cpu_s() - used)
 
-    driver.Work = lambda: counting.counted_work(folder)  # type: ignore[assignment,misc]
+    driver.Work = lambda **_: counting.counted_work(folder)  # type: ignore[assignment,misc]
     driver.run_sweep = timed_run
     try:
         cli.main()
