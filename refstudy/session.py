@@ -14,15 +14,16 @@ import ray
 from refstudy import demand, spec
 from refstudy.errors import RefstudyError
 
+WAITING_WORKERS = 4
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the run itself ends on SIGINT; Tune's own handler would wait for trials
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Workers that made the shared artefacts wait for the passes after the trials: by Ray's own limit, one worker a core, it would
-    # end them, and others would import all again.
-    "RAY_num_workers_soft_limit": str(2 * (os.cpu_count() or 1)),
+    # A few workers that made shared artefacts wait for the passes after the trials: by Ray's own limit, one worker a core, it would
+    # end them, and others would import all again. Only a few, since each holds half a GiB meanwhile.
+    "RAY_num_workers_soft_limit": str((os.cpu_count() or 1) + WAITING_WORKERS),
 }
 WORKER_SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",

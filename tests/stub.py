@@ -144,7 +144,11 @@ def opened(folder: Path, *assignments: str, **acts):
 
 def run(folder: Path, *assignments: str, retry_failed: bool = False, **acts):
     sweep, at, cells = opened(folder, *assignments, **acts)
-    return run_sweep(sweep, at, cells, retry_failed=retry_failed, work=Work(make, trial, score, partial(warm, at.store.root))), at, cells
+    return (
+        run_sweep(sweep, at, cells, retry_failed=retry_failed, work=Work(make, trial, score, partial(warm, at.store.root))),
+        at,
+        cells,
+    )
 
 
 def statuses(at) -> dict[tuple[float, str], str]:

@@ -25,7 +25,7 @@ def test_tolerance_in_fp32_is_exact_whatever_the_beta():
 
 
 def test_tolerance_in_bf16_follows_the_rounding_of_log_probs():
-    """beta 2, 34 tokens: s = 2 sqrt(68 / 17) 0.05 = 0.2. Over 100 pairs 3 s / 10 = 0.06; 0.2^2 / 8 = 0.005 more for the loss."""
+    """beta 2, 34 tokens: s = 2 sqrt(68 / 17) 0.05 = 0.2. Of 100 pairs 3 s / 10 = 0.06; for the loss 0.2^2 / 8 = 0.005 more."""
     allowed = figures.tolerances(2.0, True, 34.0, 100)
     assert allowed == pytest.approx({"loss": 0.066, "reward_margin": 0.061})
 
