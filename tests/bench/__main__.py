@@ -91,6 +91,7 @@ def run_bare(part: Part, folder: Path) -> dict[str, Any]:
     command = parts.python(
         "tests.bench.bare", part.sweep, "--store", store.root, "--out", at / "bare.json", "--cells", part.bare_cells
     )
+    command += ["--cold"] if part.is_long else []
     parts.run(command, at / "bare.log", **parts.worker_environment())
     found: dict[str, Any] = json.loads((at / "bare.json").read_text())
     return found

@@ -37,16 +37,18 @@ def main() -> None:
     parser.add_argument("sweep", type=Path)
     parser.add_argument("--store", type=Path, required=True, help="with models, pairs, tokens and reference tables")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cells", type=int, default=2, help="how many cells are run both ways, after one to get warm")
+    parser.add_argument("--cells", type=int, default=2, help="how many cells are run both ways")
+    parser.add_argument("--cold", action="store_true", help="without a trial before them to get warm: of long cells")
     given = parser.parse_args()
     runtime_gb = memory_gb("VmRSS")
     sweep = grid.read(given.sweep, [])
     at = results.place(sweep, given.store.parent / "one_more_beta", given.store)
-    cells = grid.cells(sweep)[: given.cells + 1]
+    cells = grid.cells(sweep)[: given.cells + (not given.cold)]
     results.begin(at, sweep, cells)
     make.make_all(plan.shared(cells, at.store), at.store)
-    timed_trial(cells[0], at)
-    rounds = [one_round(cell, at) for cell in cells[1:]]
+    if not given.cold:
+        timed_trial(cells[0], at)
+    rounds = [one_round(cell, at) for cell in cells[-given.cells :]]
     bound = training_memory_gb(cells[0], at.store)
     given.out.write_text(json.dumps({"rounds": rounds, **summary(rounds), "runtime_gb": runtime_gb, **bound}, indent=1))
 

@@ -38,9 +38,11 @@ class Part:
     baseline_cells: int
     """How many of the cells the baselines run; their time is scaled to all cells."""
     bare_cells: int
-    """How many cells are run bare, and as trials beside that; 0: none."""
+    """How many cells are run bare, and as trials beside that; 0: none. Where one is long enough, none is run before to get warm."""
     controls: int
     """How many cells the baseline runs once more in fp32, where the sweep trains in fp32: not timed, held to fp32's tolerance."""
+    is_long: bool = False
+    """Whether a cell takes minutes."""
     is_small: bool = False
     """Whether what is given is made quicker in one process than on Ray."""
 
@@ -50,8 +52,8 @@ class Part:
 
 
 FULL = (
-    Part("miniature", HERE / "miniature.yaml", baseline_cells=8, bare_cells=3, controls=2),
-    Part("real_text", HERE / "real_text.yaml", baseline_cells=6, bare_cells=1, controls=0),
+    Part("miniature", HERE / "miniature.yaml", baseline_cells=8, bare_cells=2, controls=2),
+    Part("real_text", HERE / "real_text.yaml", baseline_cells=6, bare_cells=1, controls=0, is_long=True),
 )
 
 
@@ -86,7 +88,8 @@ def smoke(folder: Path) -> list[Part]:
 
 def spread(cells: Sequence[Cell], count: int) -> list[Cell]:
     """`count` cells at even distances in the order of the grid: of every reference, over the whole range of beta."""
-    return [cells[len(cells) * number // count] for number in range(min(count, len(cells)))]
+    count = min(count, len(cells))
+    return [cells[len(cells) * number // count] for number in range(count)]
 
 
 def job(cell: Cell, store: Store, out: Path, *, precompute: bool, bf16: bool | None = None) -> dict[str, Any]:
