@@ -4,12 +4,14 @@ Invariant: one artefact is made at a time, in a claimed folder, and published wh
 waits for that process instead of making it again.
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -220,10 +222,17 @@ def token_shifts_of(recipe: recipes.TokenShifts, store: Store, policy: Policy, e
     """Publishes how far each token's log-prob moved from the policy's start to the policy, unless the store has it."""
 
     def write(claim: Claim) -> None:
-        pairs = read_token_pairs(recipe.texts, store)
-        token_shifts.write(claim.folder, pairs, recipe.count, load_policy(recipe.model.start, store), policy, emit)
+        pairs, before = read_token_pairs(recipe.texts, store), _before(recipe.model.start, recipe.texts, recipe.count, store.root)
+        token_shifts.write(claim.folder, pairs, recipe.count, before, policy, emit)
 
     publish(store, recipe, write)
+
+
+@functools.lru_cache(maxsize=1)
+def _before(start: recipes.Model, texts: recipes.TokenPairs, count: int, root: Path) -> np.ndarray:
+    """Log-probs of answers under the policies' start: a pass that a warm worker's next trial need not make again."""
+    store = Store(root)
+    return token_shifts.logps(load_policy(start, store), read_token_pairs(texts, store), count, silent)
 
 
 def verdicts(recipe: recipes.Verdicts, store: Store, claim: Claim, emit: Emit) -> None:

@@ -18,16 +18,22 @@ from refstudy.store import write_json
 from refstudy.token_pairs import TokenPair
 
 
-def write(folder: Path, pairs: list[TokenPair], count: int, start: Policy, policy: Policy, emit: Emit) -> None:
+def logps(model: Policy, pairs: list[TokenPair], count: int, emit: Emit) -> np.ndarray:
+    """The log-prob of every token of at most `count` chosen answers one after another, in nats, float32."""
+    turns = [chat.Turn(pair.prompt_ids, pair.chosen_ids) for pair in spaced(pairs, count)]
+    return np.concatenate(scoring.answer_logps(model.model, turns, model.tokenizer.pad_token_id, emit))
+
+
+def write(folder: Path, pairs: list[TokenPair], count: int, before: np.ndarray, policy: Policy, emit: Emit) -> None:
     """Writes token_shifts.parquet, a row for each token of at most `count` chosen answers, and summary.json.
+
+    `before`: `logps` of the policy's start, the same for all policies that start there.
 
     Columns: pair_id, position (0 for an answer's first token), token_id, before_nats, after_nats. The summary has `end_token_id`,
     the special token that ends an answer, and `tokens`: the text of each token id that occurs.
     """
     chosen = spaced(pairs, count)
-    turns = [chat.Turn(pair.prompt_ids, pair.chosen_ids) for pair in chosen]
-    pad = policy.tokenizer.pad_token_id
-    before, after = (np.concatenate(scoring.answer_logps(each.model, turns, pad, emit)) for each in (start, policy))
+    after = logps(policy, pairs, count, emit)
     ids = np.concatenate([pair.chosen_ids for pair in chosen])
     lengths = [len(pair.chosen_ids) for pair in chosen]
     columns = {

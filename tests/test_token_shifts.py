@@ -24,7 +24,8 @@ def pairs(words):
 
 
 def _written(folder, pairs, count, start, policy, words):
-    token_shifts.write(folder, pairs, count, Policy(start, words, "keep"), Policy(policy, words, "keep"), silent)
+    before = token_shifts.logps(Policy(start, words, "keep"), pairs, count, silent)
+    token_shifts.write(folder, pairs, count, before, Policy(policy, words, "keep"), silent)
     return pq.read_table(folder / TOKEN_SHIFTS).to_pydict(), json.loads((folder / SUMMARY).read_text())
 
 

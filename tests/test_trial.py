@@ -255,6 +255,19 @@ def test_trial_measures_token_shifts_on_held_out_pairs_as_direct_scoring_gives_t
     assert np.abs(np.subtract(found["after_nats"], found["before_nats"])).max() > 1e-3
 
 
+def test_second_trial_of_a_worker_has_the_starts_log_probs_of_the_first(bench: Bench) -> None:
+    """To the byte, and without a pass of its own."""
+    found = []
+    for beta in (0.35, 0.36):
+        passes = make._before.cache_info().misses
+        _, cell, at = bench.run(f"axes.beta=[{beta}]")
+        assert cell.token_shifts is not None
+        found.append(pq.read_table(at.store.path(cell.token_shifts) / artefacts.TOKEN_SHIFTS).to_pydict())
+    assert make._before.cache_info().misses == passes
+    assert found[0]["before_nats"] == found[1]["before_nats"]
+    assert found[0]["after_nats"] != found[1]["after_nats"]
+
+
 def test_finished_cell_without_token_shifts_is_not_run_again_for_them(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured beside the record changes no cell, and is made only when a policy is trained anyway."""
     first, cell, at = bench.run("measure.token_shifts=0", "axes.beta=[0.45]")
