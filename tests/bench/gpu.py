@@ -65,6 +65,7 @@ def main() -> None:
             report[name] = found | {"mfu_training": mfu_training(found, tuning, given.peak_tflops)}
             (folder / "bench_gpu.json").write_text(json.dumps(report, indent=1) + "\n")
             print(outcome.table(report, [name]))
+            print(f"{name}: MFU of training {report[name]['mfu_training']:.3f} on {report['machine']['device']}")
     print(folder / "bench_gpu.json")
 
 
