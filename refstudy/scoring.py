@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from refstudy import chat, models, partial_scores, passes
+from refstudy import chat, models, partial_scores, passes, shared_prompt
 from refstudy.checkpoints import SystemRole
 from refstudy.errors import ModelError
 from refstudy.measurement import Emit, Measurement, silent
@@ -90,14 +90,15 @@ def score_missing(
     """
     turns, keys = [text.turn for text in texts], [partial_scores.key(text.turn) for text in texts]
     _check_fit(model, texts)
-    batches = list(length_batches(turns, batch_tokens or BATCH_TOKENS, _vocabulary(model)))[shard.number :: shard.of]
-    done, total = 0, sum(map(len, batches))
     with _evaluating(model):
-        for rows in batches:
+        batches = _batches(model, turns, batch_tokens)[shard.number :: shard.of]
+        done, total = 0, sum(len(batch.rows) for batch in batches)
+        for batch in batches:
+            rows = batch.rows
             done += len(rows)
             if all(keys[row] in kept.logps for row in rows):
                 continue
-            logps = _batch_logps(model, [turns[row] for row in rows], tokenizer.pad_token_id)
+            logps = _batch_logps(model, batch, turns, tokenizer.pad_token_id)
             unsound = [row for row, each in zip(rows, logps, strict=True) if not partial_scores.is_sound(each)]
             for row, each in zip(rows, logps, strict=True):
                 if row not in unsound:
@@ -114,15 +115,38 @@ def answer_logps(
     _check_fit(model, [Text(f"text {number}", turn) for number, turn in enumerate(turns, 1)])
     found: dict[int, np.ndarray] = {}
     with _evaluating(model):
-        for rows in length_batches(turns, batch_tokens or BATCH_TOKENS, _vocabulary(model)):
-            found |= dict(zip(rows, _batch_logps(model, [turns[row] for row in rows], pad_id), strict=True))
+        for batch in _batches(model, turns, batch_tokens):
+            found |= dict(zip(batch.rows, _batch_logps(model, batch, turns, pad_id), strict=True))
             emit(Measurement("score", len(found), len(turns), {}))
     return [found[row] for row in range(len(turns))]
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Rows of one forward pass: padded side by side, or in families that read their prompt once."""
+
+    rows: list[int]
+    families: list[tuple[int, ...]] | None = None
+
+
+def _batches(model: PreTrainedModel, turns: list[chat.Turn], batch_tokens: int | None) -> list[_Batch]:
+    """The batches of a pass: families where a prompt read once saves enough and the model can, else rows of like length."""
+    budget, vocabulary = batch_tokens or BATCH_TOKENS, _vocabulary(model)
+    together = shared_prompt.couples(turns)
+    if shared_prompt.pays(turns, together) and not shared_prompt.obstacle(model, turns, together):
+        return [
+            _Batch([row for rows in each for row in rows], each) for each in family_batches(turns, together, budget, vocabulary)
+        ]
+    return [_Batch(rows) for rows in length_batches(turns, budget, vocabulary)]
+
+
 @torch.inference_mode()
-def _batch_logps(model: PreTrainedModel, turns: list[chat.Turn], pad_id: int) -> list[np.ndarray]:
-    logits, targets, counts = answer_logits(model, turns, pad_id)
+def _batch_logps(model: PreTrainedModel, batch: _Batch, turns: list[chat.Turn], pad_id: int) -> list[np.ndarray]:
+    of = [turns[row] for row in batch.rows]
+    if batch.families is None:
+        logits, targets, counts = answer_logits(model, of, pad_id)
+    else:
+        logits, targets, counts = shared_prompt.answer_logits(model, [[turns[row] for row in rows] for rows in batch.families])
     logps = logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0].cpu().numpy()
     return np.split(logps, np.cumsum(counts)[:-1])
 
@@ -160,6 +184,24 @@ def length_batches(turns: list[chat.Turn], batch_tokens: int, vocabulary: int) -
             yield batch
             batch = []
         batch.append(row)
+    if batch:
+        yield batch
+
+
+def family_batches(
+    turns: list[chat.Turn], together: list[tuple[int, ...]], batch_tokens: int, vocabulary: int
+) -> Iterator[list[tuple[int, ...]]]:
+    """Families in batches under the budgets of tokens, each prompt counted once, and of logits at the answers; longest first."""
+    tokens = {rows: shared_prompt.line_tokens(turns, rows) for rows in together}
+    batch: list[tuple[int, ...]] = []
+    held = logits = 0
+    for rows in sorted(together, key=lambda each: -tokens[each]):
+        answers = tokens[rows] - len(turns[rows[0]].prompt_ids)
+        if batch and (held + tokens[rows] > batch_tokens or logits + answers > LOGIT_VALUES // vocabulary):
+            yield batch
+            batch, held, logits = [], 0, 0
+        batch.append(rows)
+        held, logits = held + tokens[rows], logits + answers
     if batch:
         yield batch
 

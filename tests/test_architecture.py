@@ -14,6 +14,7 @@ VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "misc", "tools"
 TORCH = (
     *("models", "chat", "scoring", "generation", "divergence", "pretraining", "shelf", "make", "training", "judges.reward_model"),
     "token_shifts",
+    "shared_prompt",
     "along",
     *("miniature.zoo", "miniature.architecture", "miniature.tokenizer"),
 )
@@ -65,6 +66,7 @@ LAYERS = (
     *(
         "passes",
         "partial_scores",
+        "shared_prompt",
         "scoring",
         "generation",
         "divergence",

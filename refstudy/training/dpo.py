@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -22,13 +22,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
-from refstudy import chat, scoring
+from refstudy import chat, scoring, shared_prompt
 from refstudy.errors import TrainingError
 from refstudy.measurement import Emit, Measurement
 from refstudy.recipes import Training
 from refstudy.tables import PairTable, join
 from refstudy.token_pairs import TokenPair
-from refstudy.training import saves, settings
+from refstudy.training import lines, saves, settings
 from refstudy.training.looks import Look, Looking, Looks, Recall, no_memory
 from refstudy.training.progress import Progress, check_finite, not_finite
 from refstudy.training.saves import Saving
@@ -139,7 +139,7 @@ def train(
             "history": progress,
         }
         ready = time.perf_counter()
-        with settings.answers_alone():
+        with settings.answers_alone(), trainer.on_lines(pairs, training):
             ran = saves.run(trainer, saving, emit, "train", parts)
     trained = trainer.trained_model()
     check_finite(trained, ran.steps, progress.settings)
@@ -281,16 +281,23 @@ class TableDPOTrainer(DPOTrainer):
         visited = self.visits.last()
         return metrics(visited[0], visited[1], visited[2], visited[3], self.beta) if visited.size else {}
 
+    def on_lines(self, pairs: list[TokenPair], training: Training) -> AbstractContextManager[None]:
+        """While the context lasts the policy computes each pair's prompt once, if that fits the pairs and the policy."""
+        with self.policy_as_it_is() as policy:
+            fit = lines.fit(policy.train(), pairs, training)
+        return lines.laid(policy) if fit else nullcontext()
+
     @contextmanager
     def policy_as_it_is(self) -> Iterator[Any]:
         """The policy in eval mode and without TRL's fused head while the context lasts; after it the trainer goes on as before."""
         model = self.accelerator.unwrap_model(self.model)
         inner = model.get_base_model() if is_peft_model(model) else model
         modes = [(module, module.training) for module in model.modules()]
-        patched = [(part, part.__dict__.pop("forward", None)) for part in dict.fromkeys((model, inner))]
+        patched = [(part, part.__dict__.pop("forward", None)) for part in dict.fromkeys((model, inner, inner.base_model))]
         self._hook.remove()
         try:
-            yield inner.eval()
+            with shared_prompt.attending(inner, "sdpa"):
+                yield inner.eval()
         finally:
             for module, mode in modes:
                 module.training = mode
