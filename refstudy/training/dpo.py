@@ -28,7 +28,7 @@ from refstudy.measurement import Emit, Measurement
 from refstudy.recipes import Training
 from refstudy.tables import PairTable, join
 from refstudy.token_pairs import TokenPair
-from refstudy.training import lines, saves, settings
+from refstudy.training import batches, lines, saves, settings
 from refstudy.training.looks import Look, Looking, Looks, Recall, no_memory
 from refstudy.training.progress import Progress, check_finite, not_finite
 from refstudy.training.saves import Saving
@@ -123,6 +123,7 @@ def train(
             args=config,
             train_dataset=rows(pairs, table),
             processing_class=tokenizer,
+            data_collator=batches.Collator(tokenizer.pad_token_id),
             peft_config=settings.lora(training.lora),
             callbacks=[progress],
         )
@@ -252,6 +253,7 @@ class TableDPOTrainer(DPOTrainer):
         if self.ref_model is not None or not self.precompute_ref_logps:
             raise AssertionError("a live reference stands beside the table; TRL's hooks have changed: pin the tested version")
         self.visits = Visits(len(train_dataset))
+        self._padded = True
         self._sums = torch.zeros(0)
         self._hook = cast(torch.nn.Module, self.model).register_forward_hook(self._keep_sums)
 
@@ -260,6 +262,11 @@ class TableDPOTrainer(DPOTrainer):
 
     def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
+
+    def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], Any]:
+        """The micro batches of one optimizer step, pairs of like length together where rows are padded."""
+        samples, pairs = super().get_batch_samples(*arguments)
+        return batches.by_length(samples, self._tokenizer.pad_token_id) if self._padded else samples, pairs
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         """Pairs in one optimizer step."""
@@ -284,8 +291,8 @@ class TableDPOTrainer(DPOTrainer):
     def on_lines(self, pairs: list[TokenPair], training: Training) -> AbstractContextManager[None]:
         """While the context lasts the policy computes each pair's prompt once, if that fits the pairs and the policy."""
         with self.policy_as_it_is() as policy:
-            fit = lines.fit(policy.train(), pairs, training)
-        return lines.laid(policy) if fit else nullcontext()
+            self._padded = not lines.fit(policy.train(), pairs, training)
+        return nullcontext() if self._padded else lines.laid(policy)
 
     @contextmanager
     def policy_as_it_is(self) -> Iterator[Any]:

@@ -139,6 +139,18 @@ def test_short_pairs_are_trained_on_plain_rows(policy, words, met):
     assert met[-1][0] == 16
 
 
+def test_micro_batches_of_plain_rows_are_sorted_by_length_within_their_step(policy, words, met):
+    short = token_pairs.tokenise(tiny.pairs(16), words, max_length=48)
+    table = scoring.score_pairs(policy, words, short).table
+    met.clear()
+    run(policy, words, short, table, micro_batch=2)
+    widths = [width for rows, width in met if rows == 4]
+    assert widths[:4] == sorted(widths[:4], reverse=True)
+    assert widths[4:] == sorted(widths[4:], reverse=True)
+    assert len(widths) == 8
+    assert len(set(widths)) > 2
+
+
 def test_window_keeps_plain_rows(words, pairs):
     assert not lines.fit(tiny.other_architecture("mistral", words), pairs, tiny.training())
 
