@@ -258,7 +258,7 @@ def verdicts_file(store: Store, record: Mapping[str, Any]) -> Path:
 
 def artefact(store: Store, kind: str, identity: str | None) -> Path:
     """The folder of an artefact by the id that stands in a record; the recipe itself is not at hand here."""
-    folder = store.root / kind / (identity or "none")
+    folder = store.folder(kind, identity or "none")
     if not (folder / "manifest.json").is_file():
         raise StoreError(f"{kind} '{identity}' is not in the store ({store.root}); run the sweep again: it makes what is missing")
     return folder
@@ -266,7 +266,7 @@ def artefact(store: Store, kind: str, identity: str | None) -> Path:
 
 def _answers_folder(store: Store, identity: str | None) -> Path:
     """Answers that a model gave here or on a server, or that came from a file."""
-    given = store.root / "answers" / (identity or "none")
+    given = store.folder("answers", identity or "none")
     return artefact(store, "answers" if (given / "manifest.json").is_file() else "completions", identity)
 
 

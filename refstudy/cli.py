@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refstudy import grid, outcomes, records, results
+from refstudy import copies, grid, outcomes, records, results
 from refstudy.errors import RefstudyError, SpecError
 from refstudy.grid import Cell, Sweep
 from refstudy.options import AsJson, Folder, ResultsFolder, Settings, StoreFolder, SweepFile
@@ -34,7 +34,7 @@ def main() -> None:
     try:
         app()
     except RefstudyError as error:
-        print(f"refstudy: {visible(str(error))}", file=sys.stderr)
+        print(f"refstudy: {visible(copies.in_words(str(error)))}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -94,7 +94,7 @@ def run(
     read, at, cells = _read(sweep, set_, results_, store)
     code = driver.run_sweep(read, at, cells, address=address, retry_failed=retry_failed)
     if code != driver.INTERRUPTED:
-        print(_write_report(at, cells))
+        print(copies.location(_write_report(at, cells)))
     sys.exit(code)
 
 
@@ -145,7 +145,7 @@ def status(folder: ResultsFolder, json_: AsJson = False) -> None:
     if told is not None:
         print(visible(told))
     for fault in records.scan(folder).faults:
-        print(f"refstudy: {fault}", file=sys.stderr)
+        print(f"refstudy: {copies.in_words(fault)}", file=sys.stderr)
 
 
 @app.command(epilog="Example: refstudy explain 3f2a --sweep sweeps/quickstart.yaml --set train.epochs=4")
@@ -233,7 +233,7 @@ def report(
     if why:
         print(f"refstudy: scores of references stay as they were written last: {why}", file=sys.stderr)
     path = _write_report(at, cells, beside_paper)
-    print(path)
+    print(copies.location(path))
     if wandb:
         from refstudy import tracking
 
@@ -253,7 +253,7 @@ def watch(
 
     at = results.opened(folder, store)
     try:
-        rows = watch.follow(at.folder, lambda live: report.write(at.folder, at.store, every if live else None), every)
+        rows = watch.follow(at.folder, lambda live: _pushed(report.write(at.folder, at.store, every if live else None)), every)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0 if all(row["status"] == "done" for row in rows) else 1)
@@ -292,7 +292,13 @@ def _write_report(at: Results, cells: list[Cell], with_paper: bool = False) -> P
 
     reference_scores.write(at, cells)
     reference_compatibility.write(at, cells)
-    return report.write(at.folder, at.store, with_paper=with_paper)
+    return _pushed(report.write(at.folder, at.store, with_paper=with_paper))
+
+
+def _pushed(path: Path) -> Path:
+    """The path of a report, which is now where all look for it."""
+    copies.push(path.parent)
+    return path
 
 
 def _located(

@@ -5,7 +5,6 @@ goes on where it stopped. Only this module and `session` import ray.
 """
 
 import contextlib
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from refstudy import demand, errors, guard, plan, records, results, runs, session, spec, tracking
+from refstudy import copies, demand, errors, guard, plan, records, results, runs, session, spec, tracking
 from refstudy.errors import RefstudyError
 from refstudy.grid import Cell, Sweep
 from refstudy.identity import fingerprint
@@ -56,9 +55,8 @@ def run_sweep(
     results.begin(at, sweep, cells)
     with _progress_folder(at.folder if address else None) as progress:
         run, board = runs.Run(at.folder), Board(progress)
-        job = Job(
-            sweep.name, at.store.root, at.folder, progress, sweep.spec.wandb, work or work_of(sweep.spec.train), run.stop_file
-        )
+        store, folder, shown, stop_file = map(copies.location, (at.store.root, at.folder, progress, run.stop_file))
+        job = Job(sweep.name, store, folder, shown, sweep.spec.wandb, work or work_of(sweep.spec.train), stop_file)
         signals = Interrupts()
         watch = guard.Guard(run, board, sweep.spec.limits, sweep.spec.price, runs.used(at.folder), signals)
         try:
@@ -97,6 +95,7 @@ class _Run:
 
     def __init__(self, sweep: Sweep, at: Results, cells: list[Cell], job: Job, board: Board, watch: guard.Guard) -> None:
         self.sweep, self.at, self.cells, self.job, self.board, self.guard = sweep, at, cells, job, board, watch
+        self.stop_file = copies.here(job.stop_file)
         self.display = Display(board)
         self.resources = demand.by_model(sweep, cells)
 
@@ -130,7 +129,7 @@ class _Run:
 
     def _end_if_asked(self) -> None:
         """Ends the run where it was asked to stop after its cells, and none is under way."""
-        if self.job.stop_file.exists():
+        if runs.is_asked(self.stop_file):
             raise KeyboardInterrupt
 
     def _expect(self, pending: list[Cell], shared: list[Recipe]) -> None:
@@ -151,7 +150,7 @@ class _Run:
         schedule, running = Schedule(shared), dict[ray.ObjectRef, Recipe]()
         self._warm(len(shared))
         while not schedule.is_over:
-            if not self.job.stop_file.exists():
+            if not runs.is_asked(self.stop_file):
                 while len(running) < session.slots() and (recipe := schedule.take()) is not None:
                     running[self._task(fingerprint(recipe), [recipe])] = recipe
             elif not running:
@@ -308,9 +307,10 @@ def _score_on_worker(key: str, tables: list[Recipe], number: int, of: int, job: 
 
 def _reported(key: str, job: Job, work: Callable[[Store, Emit], None]) -> dict[str, Any] | None:
     """Does the work under a report of its progress; the error as it stands in records, or None."""
-    report = Reporter(job.progress, key)
+    store = job.opened().store
+    report = Reporter(copies.here(job.progress), key)
     try:
-        work(Store(job.store), report)
+        work(store, report)
     except Exception as error:
         report.end("failed", {"reason": f"{type(error).__name__}: {session.first_line(error)}"})
         failure: dict[str, Any] = records.failure(error)["error"]
@@ -323,19 +323,19 @@ def _trainable(config: dict[str, Any], job: Job, cells: Mapping[str, Cell]) -> N
     """The function that Tune runs for each cell."""
     from refstudy import reference_compatibility  # reads tables, which the run itself never does
 
-    cell = cells[config["cell"]]
-    if job.stop_file.exists():
+    cell, at = cells[config["cell"]], job.opened()
+    if runs.is_asked(copies.here(job.stop_file)):
         tune.report({"done": False})
         return
-    report, store = Reporter(job.progress, cell.id), Store(job.store)
+    report, store = Reporter(copies.here(job.progress), cell.id), at.store
     record = tracking.mirrored(
         results.heading(cell),
-        lambda emit: job.work.trial(cell, store, job.folder, emit),
+        lambda emit: job.work.trial(cell, store, at.folder, emit),
         lambda: tracking.sample_answers(cell, store),
         lambda: reference_compatibility.tracked(cell, store),
         report,
         job.sweep,
-        job.folder,
+        at.folder,
         job.wandb,
     )
     report.end(record["status"], _shown(record))
@@ -352,7 +352,8 @@ def _progress_folder(shared: Path | None) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(RefstudyError):
+            copies.remove_folder(folder)
 
 
 def _clear_claims(store: Store, within_s: float = 3.0) -> None:

@@ -58,7 +58,7 @@ def _kept(cell: Cell, store: Store) -> checkpoints.Checkpoint:
 def _recorded(record: Record, store: Store) -> checkpoints.Checkpoint:
     """The policy by the id in the record. Whole ones only: an adapter's start is known to the sweep file alone."""
     cell_id = record["cell_id"]
-    folder = store.root / "dpo" / str(record.get("recipes", {}).get("dpo"))
+    folder = store.folder("dpo", str(record.get("recipes", {}).get("dpo")))
     if not (folder / MANIFEST).is_file():
         raise StoreError(_not_kept(f"{cell_id}, which the sweep file no longer has,", cell_id))
     if (folder / checkpoints.ADAPTER_FILE).exists():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refstudy import artefacts, checkpoints, content, plan, recipes, records, results
+from refstudy import artefacts, checkpoints, content, copies, plan, recipes, records, results
 from refstudy.errors import ModelError, SpecError
 from refstudy.grid import Cell
 from refstudy.identity import describe, fingerprint
@@ -48,7 +48,7 @@ def bring(given: Given, at: Results, cells: list[Cell], emit: Emit = silent) -> 
     make_missing([recipe for recipe, _ in wanted.values()], store, emit)
     made = [_record(given, recipe, cell, store) for recipe, cell in wanted.values()]
     for path in _named(at.folder, given.name):
-        path.unlink()
+        copies.remove(path)
     for record in made:
         records.write_record(at.folder / records.IMPORTED, record)
     return made

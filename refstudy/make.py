@@ -88,7 +88,10 @@ def score_shard(wanted: Iterable[Recipe], shard: Shard, store: Store, emit: Emit
     for recipe in wanted:
         assert isinstance(recipe, recipes.Table)
         if not store.has(recipe):
-            reference_tables.score_shard(recipe, shard, store, emit, shelf)
+            try:
+                reference_tables.score_shard(recipe, shard, store, emit, shelf)
+            finally:
+                store.keep_partial(recipe)  # whoever makes the table may be on another machine
 
 
 def publish(store: Store, recipe: Recipe, write: Callable[[Claim], None]) -> None:

@@ -59,7 +59,7 @@ def _rows(store: Store, record: Record, part: str, generator: str, dataset: str)
 
 
 def _folder(store: Store, kind: str, identity: str | None, cell_id: str) -> Path:
-    folder = store.root / kind / str(identity)
+    folder = store.folder(kind, str(identity))
     if not (folder / MANIFEST).is_file():
         raise StoreError(
             f"the answers of cell {cell_id} are not in the store ({kind} '{identity}'); run the sweep, which makes what is missing"

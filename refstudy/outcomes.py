@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refstudy import results
+from refstudy import copies, results
 from refstudy.errors import SpecError
 from refstudy.options import AsJson, ResultsFolder, StoreFolder
 
@@ -20,7 +20,8 @@ app = typer.Typer(rich_markup_mode=None)
 def gate(
     folder: ResultsFolder,
     against: Annotated[
-        Path | None, typer.Option("--against", metavar="BASELINE", help="An earlier folder, or a saved file.")
+        Path | None,
+        typer.Option("--against", metavar="BASELINE", parser=copies.existing, help="An earlier folder, or a saved file."),
     ] = None,
     limit: Annotated[
         list[str] | None, typer.Option("--limit", metavar="LIMIT", help="Such as 'win_rate>=0.6'; repeatable.")
@@ -90,7 +91,9 @@ def compare(
 
 @app.command(epilog="Example: refstudy findings results/quickstart --json")
 def findings(
-    folders: Annotated[list[Path] | None, typer.Argument(metavar="RESULTS", help="One or several results folders.")] = None,
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="RESULTS", parser=copies.existing, help="One or several results folders.")
+    ] = None,
     published: Annotated[bool, typer.Option("--published", help="The paper's tables, judged by the same code.")] = False,
     earlier: Annotated[
         bool, typer.Option("--earlier", help="Also cells of earlier grids of a folder: a study run in parts.")

@@ -21,14 +21,16 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from refstudy import recipes
+from refstudy import copies, recipes
+from refstudy.errors import StoreError
 from refstudy.measurement import Measurement
 from refstudy.recipes import Recipe
 from refstudy.texts import visible
 
 STAGES = ("models", "pairs", "parts", "tables", "cells", "references")
-REPORT_EVERY_S = 0.5
-POLL_EVERY_S = 0.5
+REPORT_EVERY_S, FAR_REPORT_EVERY_S = 0.5, 10.0
+"""How often a worker writes at most: into a folder, and to an address."""
+POLL_EVERY_S, FAR_POLL_EVERY_S = 0.5, 2.0
 LINE_EVERY_S = 20.0
 """Without a terminal: seconds without news after which a line says what is under way."""
 STYLES = {"done": "green", "failed": "red", "running": "cyan", "planned": "dim"}
@@ -50,7 +52,7 @@ class Reporter:
 
     def __init__(self, folder: Path, key: str) -> None:
         self._folder, self._path = folder, folder / f"{key}.json"
-        self._written_at = 0.0
+        self._written_at, self._every_s = 0.0, REPORT_EVERY_S if copies.of(folder) is None else FAR_REPORT_EVERY_S
         self._state: dict[str, Any] = {"state": "running", "started": time.time(), "stage": "", "step": 0, "of": None}
         self._state["alarms"] = []
         self._write()
@@ -59,7 +61,7 @@ class Reporter:
         moved = measurement.stage != self._state["stage"]
         self._state |= {"stage": measurement.stage, "step": measurement.step, "of": measurement.of}
         self._state["alarms"] += measurement.alarms
-        if moved or measurement.alarms or time.monotonic() - self._written_at > REPORT_EVERY_S:
+        if moved or measurement.alarms or time.monotonic() - self._written_at > self._every_s:
             self._write()
 
     def end(self, state: str, row: dict[str, Any] | None = None) -> None:
@@ -70,9 +72,11 @@ class Reporter:
     def _write(self) -> None:
         self._written_at = time.monotonic()
         temporary = self._folder / f".{self._path.name}.{os.getpid()}"
-        with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps(self._state))
+        with contextlib.suppress(OSError, StoreError):
+            content = json.dumps(self._state)
+            temporary.write_text(content)
             os.replace(temporary, self._path)
+            copies.write(self._path, content.encode(), hasty=True)
 
 
 @dataclass
@@ -118,6 +122,7 @@ class Board:
         self.width = 1
         """Most cells seen running at once."""
         self._mtimes: dict[str, int] = {}
+        self._refreshed_at = -float("inf")
 
     def add(self, items: Iterable[Item]) -> None:
         new = {item.key: item for item in items if item.key not in self.items}
@@ -174,6 +179,10 @@ class Board:
         return (running + mean * len(self.of("cells", "planned"))) / self.width
 
     def _news(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        if time.monotonic() - self._refreshed_at > FAR_POLL_EVERY_S:
+            self._refreshed_at = time.monotonic()
+            with contextlib.suppress(StoreError):
+                copies.refresh(self.folder)
         with contextlib.suppress(OSError):
             for entry in os.scandir(self.folder):
                 if entry.name.endswith(".json") and not entry.name.startswith("."):

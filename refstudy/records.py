@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refstudy import copies
 from refstudy.errors import StoreError
 from refstudy.measures.limits import degenerate
 from refstudy.processes import Heartbeat, keeps, this_process
@@ -107,6 +108,7 @@ def read_records(folder: Path | str) -> list[Record]:
 def scan(folder: Path | str) -> Scan:
     """All records of a sweep's folder with their present status: a running cell without a sign of life counts as planned."""
     records, faults = [], []
+    copies.refresh(Path(folder) / "cells")
     for path in sorted((Path(folder) / "cells").glob("*.json")):
         try:
             records.append(read_record(path))
@@ -134,14 +136,14 @@ def running(folder: Path | str, record: Record) -> Iterator[None]:
     """Shows the cell as running, with a heartbeat, while the block runs; leaves the last word to the record written inside."""
     started = {"status": "running", "started_at": now(), **record, "provenance": {"process": this_process()}}
     path = write_record(folder, {**started, "status": "running"})
-    heartbeat = Heartbeat(lambda: os.utime(path))
+    heartbeat = Heartbeat(lambda: copies.touch(path))
     try:
         yield
     finally:
         heartbeat.stop()
         with contextlib.suppress(StoreError, OSError):
             if _parse(path).get("status") == "running":
-                path.unlink()
+                copies.remove(path)
 
 
 def note(folder: Path | str, cell_id: str, **fields: Any) -> None:
@@ -167,6 +169,7 @@ def write_sweep(folder: Path | str, sweep: dict[str, Any]) -> None:
 def read_sweep(folder: Path | str) -> dict[str, Any]:
     """sweep.json as it was written; refuses a folder without one."""
     path = Path(folder) / SWEEP
+    copies.refresh_file(path)
     if not path.is_file():
         raise StoreError(f"{folder} is no folder of a sweep: it has no {SWEEP}; expected the --results of a `refstudy run`")
     return _parse(path)
@@ -207,7 +210,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file that is there whole or not at all, also after a power cut."""
+    """Writes a text file that is there whole or not at all, also after a power cut; first to the address that it stands for."""
+    copies.write(path, text.encode("utf-8"))
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

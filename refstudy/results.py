@@ -6,7 +6,7 @@ Invariant: everything about a run that is no artefact lies in this one folder; t
 from dataclasses import dataclass
 from pathlib import Path
 
-from refstudy import entries, recipes, records, spec, sweepfile
+from refstudy import copies, entries, recipes, records, spec, sweepfile
 from refstudy.entries import Place
 from refstudy.errors import RefstudyError, SpecError, StoreError
 from refstudy.grid import Cell, Sweep
@@ -47,16 +47,18 @@ class Results:
 def place(sweep: Sweep, folder: Path | None, store: Path | None) -> Results:
     """Where a sweep's results lie: `folder` or results/<name>, with the artefacts in `store` or in store/ beside it."""
     at = (folder or Path("results") / sweep.name).absolute()
-    artefacts = Store(store or at.parent / "store")
-    if at == artefacts.root:
+    artefacts = Store(store or copies.beside(at, "store"))
+    if copies.location(at) == copies.location(artefacts.root):
         raise SpecError(f"--results {at} is the store of the artefacts; expected another folder, such as {at.parent}/NAME")
+    copies.refresh(at, deep=False)
     return Results(at, artefacts)
 
 
 def opened(folder: Path, store: Path | None = None) -> Results:
     """The results in an existing folder, with the store they were made with; StoreError if no sweep was run there."""
-    listed = records.read_sweep(folder)
-    return Results(folder.absolute(), Store(store or Path(str(listed.get("store", folder.absolute().parent / "store")))))
+    listed, at = records.read_sweep(folder), folder.absolute()
+    copies.refresh(at, deep=False)
+    return Results(at, Store(store or copies.store_root(str(listed.get("store", copies.beside(at, "store"))))))
 
 
 def begin(results: Results, sweep: Sweep, cells: list[Cell]) -> None:
@@ -66,7 +68,7 @@ def begin(results: Results, sweep: Sweep, cells: list[Cell]) -> None:
         "name": sweep.name,
         "question": sweep.question,
         "sweep_folder": str(sweep.place.folder),
-        "store": str(results.store.root),
+        "store": copies.location(results.store.root),
         "started_at": records.now(),
         "provenance": provenance(),
         "cells": [cell.row for cell in cells],
@@ -81,6 +83,7 @@ def enlist(results: Results, sweep: Sweep, cells: list[Cell], only: Cell | None 
 
     A folder without a sweep, or with a torn list, begins with this one and all its cells.
     """
+    copies.refresh_file(results.folder / records.SWEEP)
     try:
         content = records.read_sweep(results.folder)
     except StoreError:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from refstudy import records
+from refstudy import copies, records
 from refstudy.errors import StoreError
 from refstudy.processes import keeps, this_process
 from refstudy.provenance import now
@@ -60,14 +60,22 @@ class Run:
 
     def request(self) -> Request | None:
         """What `stop` asked of this run."""
-        if not self.stop_file.exists():
+        if not is_asked(self.stop_file):
             return None
         with contextlib.suppress(OSError, ValueError, AttributeError):
             return Request(bool(json.loads(self.stop_file.read_bytes()).get("after_cells")))
         return Request(False)
 
     def close(self) -> None:
-        self.stop_file.unlink(missing_ok=True)
+        with contextlib.suppress(StoreError):
+            copies.remove(self.stop_file)
+
+
+def is_asked(stop_file: Path) -> bool:
+    """Whether the run with this file was asked to stop; a store out of reach does not ask."""
+    with contextlib.suppress(StoreError):
+        copies.refresh_file(stop_file)
+    return stop_file.exists()
 
 
 def used(folder: Path) -> Used:
@@ -116,6 +124,7 @@ def last_in_words(folder: Path) -> str | None:
 
 def _runs(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The readable runs, each with its file."""
+    copies.refresh(folder / FOLDER)
     for file in sorted((folder / FOLDER).glob("*.json")):
         with contextlib.suppress(OSError, ValueError, RecursionError):
             run = json.loads(file.read_bytes())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refstudy import artefacts, grid, imports, judges, outputs, recipes, records, results, texts
+from refstudy import artefacts, copies, grid, imports, judges, outputs, recipes, records, results, texts
 from refstudy.errors import RefstudyError, SpecError, StoreError
 from refstudy.grid import Cell
 from refstudy.identity import describe, fingerprint
@@ -107,9 +107,10 @@ def _find(name: str, store: Path | None) -> _Given | _Recorded:
     path = Path(name)
     if path.is_file() or (path.is_dir() and (path / "config.json").is_file()):
         return _Given(path.name, path)
-    folder, separator, wanted = name.rpartition(":")
-    if separator and (Path(folder) / records.SWEEP).is_file():
-        return _recorded(results.opened(Path(folder), store), wanted)
+    place, separator, wanted = name.rpartition(":")
+    folder = copies.existing(place)
+    if separator and (folder / records.SWEEP).is_file():
+        return _recorded(results.opened(folder, store), wanted)
     if separator or "/" in name or path.suffix in (".json", ".jsonl", ".csv", ".parquet"):
         raise SpecError(f"{name} is no file, checkpoint or cell; expected RESULTS:CELL, a cell's id, an output file or a folder")
     at = results.holding(name, Path("results"))
@@ -210,7 +211,7 @@ def _of_record(named: _Recorded) -> Side:
 def _artefact(store: Store, kinds: tuple[str, ...], identity: str | None) -> Path:
     """The folder of an artefact by the id that stands in a record."""
     for kind in kinds:
-        folder = store.root / kind / (identity or "none")
+        folder = store.folder(kind, identity or "none")
         if (folder / MANIFEST).is_file():
             return folder
     raise StoreError(f"{kinds[0]} '{identity}' is not in the store ({store.root}); run the sweep again: it makes what is missing")

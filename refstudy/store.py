@@ -1,7 +1,8 @@
 """Artefacts on disk, each in a folder named by its recipe's id: made once, whole or absent, by one process at a time.
 
 Invariant: a folder `<kind>/<id>` with a manifest whose sizes agree is complete and never changes. It appears by one rename.
-Whatever else lies there is torn: it counts as absent and is moved aside when the artefact is made again.
+Whatever else lies there is torn: it counts as absent and is moved aside when the artefact is made again. Where the root stands for
+an address, its depot says what is there, and the folders are copies.
 """
 
 import contextlib
@@ -19,15 +20,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from refstudy import depot
+from refstudy.depot import MANIFEST
 from refstudy.errors import StoreError
 from refstudy.identity import canonical, describe, fingerprint, kind
 from refstudy.processes import Heartbeat, keeps, life, this_process
 from refstudy.provenance import now, versions
 
-MANIFEST = "manifest.json"
 RECIPE = "recipe.json"
 PROCESS = "process.json"
-POLL_S = 0.2
+POLL_S, FAR_POLL_S = 0.2, 1.0
 NO_SPACE = os.strerror(errno.ENOSPC)
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
@@ -44,6 +46,8 @@ class Claim:
         self.recipe = recipe
         self.file = held.file
         self.folder = store.root / "making" / f"{_name(recipe)}.{held.number}-{held.token}"
+        self.far: depot.Held | None = None
+        """The claim that other machines see, where the store is an address."""
         self._held = held
         self._heartbeat = Heartbeat(self._beat)
 
@@ -51,12 +55,18 @@ class Claim:
         """Gives the claim up: removes what was written and not published."""
         self._heartbeat.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+        self.store.keep_partial(self.recipe)
+        if self.far is not None:
+            self.far.remove()
         self._held.remove()
 
     def _beat(self) -> None:
         if not self._held.stands():
             raise FileNotFoundError(self.file)  # taken over while this process slept: no sign of life in another's name
         os.utime(self.file)
+        if self.far is not None:
+            self.far.beat()
+            self.store.keep_partial(self.recipe)
 
     def __enter__(self) -> "Claim":
         return self
@@ -72,14 +82,17 @@ class Store:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root).absolute()
+        self._depot = depot.of(self.root)
 
     def has(self, recipe: Any) -> bool:
         """Whether the artefact exists whole: its manifest parses and every file has the size that stands there."""
+        if self._depot is not None:
+            return self._depot.has(_name(recipe))
         return self._files(recipe) is not None
 
     def path(self, recipe: Any) -> Path:
         """The artefact's folder; refuses one that is absent, torn, or was made by another recipe."""
-        folder = self._folder(recipe)
+        folder = self.folder(kind(recipe), fingerprint(recipe))
         files = self._files(recipe)
         if files is None:
             state = "torn" if folder.exists() else "not in the store"
@@ -92,6 +105,13 @@ class Store:
                 "its files were changed by hand or two recipes share an id: move the folder away and run the sweep again"
             )
         return folder.resolve() if folder.is_symlink() else folder
+
+    def folder(self, kind_: str, identity: str) -> Path:
+        """Where an artefact lies by its kind and id, its copy brought up to date; whether it is there is for the caller to see."""
+        folder = self.root / kind_ / identity
+        if self._depot is not None and not self._depot.bring(f"{kind_}-{identity}", folder):
+            shutil.rmtree(folder, ignore_errors=True)  # a copy of what is gone
+        return folder
 
     def verify(self, recipe: Any) -> list[str]:
         """The artefact's files whose bytes differ from the manifest's sha256; reads every byte."""
@@ -124,11 +144,13 @@ class Store:
                     f"{kind(recipe)} '{fingerprint(recipe)}' is after {timeout_s:g} s still being made by process "
                     f"{holder.get('pid')} on {holder.get('host')}; wait for it, or end that process and run again"
                 )
-            time.sleep(POLL_S)
+            time.sleep(POLL_S if self._depot is None else FAR_POLL_S)
         return True
 
     def holder(self, recipe: Any) -> dict[str, Any] | None:
         """The living process that makes the artefact now (pid, host, started, started_at); None if there is none."""
+        if self._depot is not None:
+            return self._depot.holder(_name(recipe))
         claims = self._claims(_name(recipe))
         return claims[-1].process if claims and claims[-1].is_alive() else None
 
@@ -138,7 +160,9 @@ class Store:
             self._seal(claim)
             target = self._folder(claim.recipe)
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not self.has(claim.recipe):
+            if self._depot is not None and claim.far is not None:
+                self._depot.publish(_name(claim.recipe), claim.folder, claim.far.token, target)
+            elif not self.has(claim.recipe):
                 self._move_aside(target)
                 _rename_unless_taken(claim.folder, target)
                 _sync(target.parent)
@@ -152,6 +176,8 @@ class Store:
     def partial(self, recipe: Any) -> Path:
         """A file for what is worth keeping of an artefact half made, whoever goes on with it; several makers write beside it, with
         a word of their own before its ending. All are removed once it is published."""
+        if self._depot is not None:
+            self._depot.bring_partial(_name(recipe))
         return self.root / "partial" / f"{_name(recipe)}.jsonl"
 
     def training(self, recipe: Any) -> Path:
@@ -164,6 +190,11 @@ class Store:
             file.unlink(missing_ok=True)
         shutil.rmtree(self.training(recipe), ignore_errors=True)
 
+    def keep_partial(self, recipe: Any) -> None:
+        """Brings what is kept of an artefact half made to where other machines find it; a store out of reach is passed over."""
+        if self._depot is not None:
+            self._depot.keep_partial(_name(recipe))
+
     def discard(self, recipe: Any) -> None:
         """Removes the artefact, so that it will be made again when it is next needed."""
         self._remove(self._folder(recipe))
@@ -174,6 +205,8 @@ class Store:
 
         For making anew what this store has: it lies on the same file system, so that `replace` can take what comes out well.
         """
+        if self._depot is not None:
+            raise depot.no_replacing()
         (self.root / "making").mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="aside.", dir=self.root / "making") as folder:
             write_json(Path(folder) / PROCESS, this_process())
@@ -215,6 +248,8 @@ class Store:
                 left += 1
             elif taken := self._take(name):  # so that nobody begins in the folders that are cleared
                 taken.remove()
+        if self._depot is not None:
+            left = self._depot.clear_dead()
         for folder in (self.root / "making").glob("aside.*"):
             if life(_content(folder / PROCESS) or {}) == "dead":
                 shutil.rmtree(folder, ignore_errors=True)
@@ -247,7 +282,13 @@ class Store:
         if held is None:
             return None
         claim = Claim(self, recipe, held)
-        if self.has(recipe):  # published between our first look and the claim
+        try:
+            claim.far = None if self._depot is None else self._depot.claim(_name(recipe))
+            is_free = (self._depot is None or claim.far is not None) and not self.has(recipe)
+        except StoreError:
+            claim.release()
+            raise
+        if not is_free:  # made on another machine, or published between our first look and the claim
             claim.release()
             return None
         claim.folder.mkdir(parents=True)

@@ -4,6 +4,7 @@ Invariant: a trial never fails because of wandb, and waits for it once, at its e
 happens on a thread of its own; the first failure is one warning line, and the rest of that run is silence.
 """
 
+import fnmatch
 import functools
 import logging
 import os
@@ -15,7 +16,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from refstudy import artefacts
+from refstudy import artefacts, copies
+from refstudy.errors import StoreError
 from refstudy.grid import Cell
 from refstudy.measurement import Emit, Measurement, Stop
 from refstudy.records import Record
@@ -70,6 +72,10 @@ def mirrored(
     if record["status"] == "done":
         mirror.samples(samples)
     mirror.finish(record)
+    try:
+        copies.push(folder / "wandb")
+    except (StoreError, OSError) as error:
+        log.warning("the files of wandb stay on this machine (%s); the trial goes on", error)
     return record
 
 
@@ -219,6 +225,7 @@ def upload_report(sweep: str, report: Path, settings: WandbEntry) -> None:
     mirror = Tracker(about, sweep, report.parent, settings.project, settings.entity, "report", REPORT_TIMEOUT_S / 2)
     mirror.report({str(path.relative_to(report.parent)): path for path in files if path.is_file()}, report.name)
     mirror.finish({"status": "done"}, REPORT_TIMEOUT_S)
+    copies.push(report.parent / "wandb")
 
 
 def _mode() -> Any:
@@ -244,7 +251,9 @@ def _settings(wandb: Any, finish_timeout_s: float) -> Any:
 
 def _attempt(folder: Path, cell_id: str) -> int:
     """1 for the cell's first run in `folder`; a run id used twice can hang wandb, so each attempt takes the next."""
-    suffixes = (path.name.rpartition("-")[2] for path in (folder / "wandb").glob(f"*run-*-{cell_id}-*"))
+    names = {path.name for path in (folder / "wandb").iterdir()} if (folder / "wandb").is_dir() else set()
+    runs = fnmatch.filter(names | copies.folders(folder / "wandb"), f"*run-*-{cell_id}-*")
+    suffixes = (name.rpartition("-")[2] for name in runs)
     return 1 + max((int(suffix) for suffix in suffixes if suffix.isdigit()), default=0)
 
 

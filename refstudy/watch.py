@@ -14,7 +14,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from refstudy import records, table
+from refstudy import copies, records, table
 from refstudy.texts import visible
 
 POLL_EVERY_S = 1.0
@@ -114,7 +114,7 @@ class _Report:
 
     def _make(self, live: bool) -> None:
         try:
-            self._view.note(f"report: {self._write(live)}")
+            self._view.note(f"report: {copies.location(self._write(live))}")
         except Exception as error:  # a cell half written now is whole a second later; watching goes on
             self._view.note(f"no new report: {type(error).__name__}: {error}")
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from refstudy import spec
+from refstudy import copies, spec
 from refstudy.grid import Cell
 from refstudy.measurement import Emit
 from refstudy.recipes import Recipe
 from refstudy.records import Record
+from refstudy.results import Results
 from refstudy.store import Store
 
 
@@ -67,10 +68,15 @@ class Job:
     """All that a worker must know of the run; small, since it travels to every worker."""
 
     sweep: str
-    store: Path
-    folder: Path
-    progress: Path
+    store: str
+    """Where it lies, as all machines know it: a path or an address. So are the following."""
+    folder: str
+    progress: str
     wandb: spec.WandbEntry
     work: Work
-    stop_file: Path
+    stop_file: str
     """Once it is there, no trial is begun any more."""
+
+    def opened(self) -> Results:
+        """The run's results on this machine; `copies.here` then finds the other places too."""
+        return Results(copies.results_folder(self.folder), Store(copies.store_root(self.store)))

@@ -34,6 +34,8 @@ DOORS = {
     "matplotlib": (),
     "pandas": (),
     "jinja2": (),
+    "boto3": ("objects",),
+    "botocore": ("objects",),
 }
 """Heavy library -> modules of refstudy that may import it; whatever else stands under a package named here may too."""
 
@@ -42,7 +44,7 @@ ANALYSIS = {"numpy", "scipy", "pandas", "matplotlib", "jinja2", "markupsafe"}
 ANALYSIS_READS = {"measures", "recipes", "identity", "store", "records", "texts", "errors"}
 
 LAYERS = (
-    *("errors", "identity", "processes", "provenance", "measurement"),
+    *("errors", "identity", "processes", "provenance", "measurement", "objects", "copies", "depot"),
     *("recipes", "hub", "texts", "content", "sweepfile", "endpoint", "journal"),
     *("measures", "memory", "checkpoints", "turns", "datafiles", "store", "records"),
     *(
