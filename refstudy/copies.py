@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -112,6 +113,17 @@ def write(path: Path, content: bytes, hasty: bool = False) -> None:
     if found is not None:
         with _lock:
             _etags[path] = found[0].write(found[1], content, hasty)
+
+
+@contextlib.contextmanager
+def writing(path: Path, content: bytes) -> Iterator[None]:
+    """Puts into the store what the block then writes to the path; a sign of life comes before both or after."""
+    if of(path) is None:
+        yield
+        return
+    with _lock:
+        write(path, content)
+        yield
 
 
 def touch(path: Path) -> None:

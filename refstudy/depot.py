@@ -44,7 +44,7 @@ class Held:
 
     def __init__(self, objects: Objects, key: str, body: bytes, etag: str) -> None:
         self._objects, self._key, self._body, self._etag = objects, key, body, etag
-        self._lock = threading.Lock()
+        self._lock, self._is_removed = threading.Lock(), False
         self.token = str(json.loads(body)["token"])
         """What tells this claim, and its maker's files, from all others."""
 
@@ -62,7 +62,9 @@ class Held:
     def remove(self) -> None:
         """Frees the artefact; where the store is out of reach the claim stays, and counts as dead after three beats."""
         with self._lock, contextlib.suppress(StoreError):
-            self._objects.remove(self._key, self._etag)
+            if not self._is_removed:
+                self._objects.remove(self._key, self._etag)
+                self._is_removed = True
 
 
 class Depot:
@@ -127,6 +129,8 @@ class Depot:
         with contextlib.suppress(StoreError):  # litter of makers that were killed or beaten
             self._clear(f"artefacts/{name}/", except_for=f"{place}/") if etag else self._clear(f"{place}/")
             self._clear(f"partial/{name}.")
+        for file in (self.root / "partial").glob(f"{name}.*jsonl"):
+            file.unlink(missing_ok=True)  # or the claim's last beat brings it back
         return etag is not None
 
     def claim(self, name: str) -> Held | None:

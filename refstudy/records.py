@@ -210,8 +210,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file that is there whole or not at all, also after a power cut; first to the address that it stands for."""
-    copies.write(path, text.encode("utf-8"))
+    """Writes a text file that is there whole or not at all, also after a power cut."""
+    with copies.writing(path, text.encode("utf-8")):
+        _write_text(path, text)
+
+
+def _write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -186,7 +186,7 @@ class Store:
 
     def clear_partial(self, recipe: Any) -> None:
         """Removes what was kept of an artefact half made; for what is made and not published."""
-        for file in self.partial(recipe).parent.glob(f"{_name(recipe)}.*jsonl"):
+        for file in (self.root / "partial").glob(f"{_name(recipe)}.*jsonl"):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.training(recipe), ignore_errors=True)
 
