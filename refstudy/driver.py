@@ -115,7 +115,7 @@ class _Run:
             self.display.say(
                 f"{self.sweep.name}: {len(pending)} of {len(self.cells)} cells to run, {len(shared)} artefacts to make first"
             )
-            ready = self._without_failed(pending, self._make(shared))
+            ready = self._without_failed(pending, self._make(self._without_files(shared)))
             if ready:
                 self._try(ready)
             self._pass_references()
@@ -144,6 +144,18 @@ class _Run:
     def _asked(self, recipe: Recipe) -> spec.Resources:
         """What the making of a shared artefact takes."""
         return demand.of(recipe, self.resources) or self.sweep.spec.resources.artefact
+
+    def _without_files(self, shared: list[Recipe]) -> list[Recipe]:
+        """What is left for workers: at an address, texts from files of this machine are made here, since others may lack these."""
+        if copies.of(self.at.store.root) is None:
+            return shared
+        given = {fingerprint(each) for each in shared if plan.is_from_file(each)}
+        for each in shared:
+            if fingerprint(each) in given:
+                report = Reporter(self.board.folder, fingerprint(each))
+                self.job.work.make([each], self.at.store, report)
+                report.end("done")
+        return [each for each in shared if fingerprint(each) not in given]
 
     def _make(self, shared: list[Recipe]) -> Schedule:
         """Makes shared artefacts, each as soon as its inputs exist, and returns how that went."""

@@ -200,6 +200,8 @@ def _client(process: int, hasty: bool) -> Any:
         connect_timeout=connect_s,
         read_timeout=read_s,
         max_pool_connections=32,
+        request_checksum_calculation="when_required",  # by default asks servers for checksums that not all of them know
+        response_checksum_validation="when_required",
     )
     try:
         return boto3.session.Session().client("s3", config=config)

@@ -42,6 +42,12 @@ def missing(goals: Iterable[Recipe], store: Store, except_for: Callable[[Recipe]
     return [recipe for goal in goals for recipe in visit(goal)]
 
 
+def is_from_file(recipe: Recipe) -> bool:
+    """Whether the artefact is the text of a file, and needs nothing else."""
+    texts = isinstance(recipe, recipes.Preferences | recipes.Prompts | recipes.Conversations)
+    return texts and isinstance(recipe.source, recipes.File)
+
+
 def needs(recipe: Recipe) -> tuple[Recipe, ...]:
     """What must exist to make `recipe`: its inputs, and what its making reads beside them."""
     direct = recipes.inputs(recipe)

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("moto.server", reason="the tests of s3:// need the extra `dev`")
-
 from refstudy import copies, processes, records, runs
 from refstudy.errors import StoreError
 from tests import object_server

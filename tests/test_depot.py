@@ -10,8 +10,6 @@ import time
 
 import pytest
 
-pytest.importorskip("moto.server", reason="the tests of s3:// need the extra `dev`")
-
 from refstudy import copies, depot, processes
 from refstudy.errors import StoreError
 from refstudy.identity import fingerprint

@@ -1,0 +1,105 @@
+"""A sweep on a Ray cluster without a shared file system: two nodes with caches of their own, results at an s3:// address."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from refstudy import session
+from tests import object_server, sweeps
+from tests.object_server import ROOT, keys
+
+HEAD = "127.0.0.2"
+
+
+@contextmanager
+def node(endpoint: str, cache: Path, *arguments: str):
+    """A Ray node with an environment of its own, ended by its process id with all that it started."""
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats", *arguments]
+    if not Path(command[0]).exists():
+        command[:1] = [sys.executable, "-m", "ray.scripts.scripts"]
+    told = os.environ | session.RAY_SETTINGS | object_server.settings(endpoint, cache) | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, env=told, cwd=cache.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind((HEAD, 0))
+        return free.getsockname()[1]
+
+
+def listens(port: int, within_s: float) -> bool:
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        with socket.socket() as asked:
+            if asked.connect_ex((HEAD, port)) == 0:
+                return True
+        time.sleep(0.5)
+    return False
+
+
+@pytest.mark.long
+def test_sweep_runs_on_nodes_that_share_nothing_but_an_address(tmp_path):
+    """Four real cells: the head makes nothing, one node the reference that asks for a device, and either of both the rest. The data
+    file lies where the driver runs and nowhere else, as far as workers can tell: it is gone once cells run. Then a report from a
+    third cache, and the same command again, which finds nothing to do."""
+    port = free_port()
+    file = sweeps.write(tmp_path / "driver", betas=(1.0,))
+    with object_server.serving() as endpoint:
+        url = f"s3://{object_server.bucket(endpoint)}/results/tiny"
+        limits = ("--object-store-memory", str(session.OBJECT_STORE_BYTES))
+        first = ("--head", "--node-ip-address", HEAD, "--port", str(port), "--num-cpus", "0", "--include-dashboard", "false")
+        joins = ("--address", f"{HEAD}:{port}", *limits, "--num-cpus", "1")
+        with node(endpoint, tmp_path / "head", *first, *limits):
+            assert listens(port, within_s=90)
+            with node(endpoint, tmp_path / "one", *joins, "--node-ip-address", "127.0.0.3"):
+                time.sleep(10)
+                big = ("--node-ip-address", "127.0.0.4", "--resources", json.dumps({"big": 1}))
+                with node(endpoint, tmp_path / "two", *joins, *big):
+                    time.sleep(10)
+                    told = object_server.settings(endpoint, tmp_path / "driver-cache") | {"RAY_ADDRESS": f"{HEAD}:{port}"}
+                    command = [
+                        *(sys.executable, "-m", "refstudy", "run", str(file), "--address", f"{HEAD}:{port}", "--results", url),
+                        *("--set", "references.cross.resources={shards: 2, custom: {big: 0.5}}", "--set", "wandb.enabled=true"),
+                    ]
+                    run = subprocess.run(command, env=os.environ | told, cwd=ROOT, capture_output=True, text=True, timeout=500)
+                    assert run.returncode == 0, run.stdout + run.stderr
+                    assert run.stdout.splitlines()[-1] == f"{url}/report.html"
+                    again = subprocess.run(command, env=os.environ | told, cwd=ROOT, capture_output=True, text=True, timeout=300)
+                    assert again.stdout.splitlines() == [f"{url}/report.html"]
+        made = {name: [path.name for path in (tmp_path / name).rglob("recipe.json")] for name in ("head", "one", "two")}
+        assert (made["head"], bool(made["one"]), bool(made["two"])) == ([], True, True)
+        stored = keys(endpoint, url.split("/")[2])
+        done = [json.loads(body) for key, body in stored.items() if "/tiny/cells/" in key]
+        assert [record["status"] for record in done] == ["done"] * 2
+        assert not [key for key in stored if ".progress" in key or "/claims/" in key or "/partial/" in key]
+        assert [key for key in stored if "/wandb/" in key]
+        assert stored["results/tiny/report.html"].startswith(b"<!DOCTYPE html>")
+        assert not [key for key, body in stored.items() if object_server.SECRET.encode() in body]
+        status = subprocess.run(
+            [sys.executable, "-m", "refstudy", "findings", url, "--json"],
+            env=os.environ | object_server.settings(endpoint, tmp_path / "reader"),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert status.returncode == 0, status.stderr
+        assert json.loads(status.stdout)
