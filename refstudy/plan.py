@@ -44,8 +44,11 @@ def missing(goals: Iterable[Recipe], store: Store, except_for: Callable[[Recipe]
 
 def is_from_file(recipe: Recipe) -> bool:
     """Whether the artefact is the text of a file, and needs nothing else."""
-    texts = isinstance(recipe, recipes.Preferences | recipes.Prompts | recipes.Conversations)
-    return texts and isinstance(recipe.source, recipes.File)
+    match recipe:
+        case recipes.Preferences() | recipes.Prompts() | recipes.Conversations():
+            return isinstance(recipe.source, recipes.File)
+        case _:
+            return False
 
 
 def needs(recipe: Recipe) -> tuple[Recipe, ...]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ def node(endpoint: str, cache: Path, *arguments: str):
     command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats", *arguments]
     if not Path(command[0]).exists():
         command[:1] = [sys.executable, "-m", "ray.scripts.scripts"]
-    told = os.environ | session.RAY_SETTINGS | object_server.settings(endpoint, cache) | {"PYTHONPATH": str(ROOT)}
+    told = os.environ | session.RAY_SETTINGS | object_server.settings(endpoint, cache) | token(cache) | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         command, env=told, cwd=cache.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -37,6 +38,21 @@ def node(endpoint: str, cache: Path, *arguments: str):
             process.wait(30)
         finally:
             os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+
+
+def token(cache: Path) -> dict[str, str]:
+    """What all processes of the cluster must have: a token of its own."""
+    file = cache.parent / "token"
+    if not file.exists():
+        file.write_text(secrets.token_hex(32))
+        file.chmod(0o600)
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(file)}
+
+
+def wait_for_key(part: str, endpoint: str, url: str, within_s: float = 200) -> None:
+    end = time.monotonic() + within_s
+    while not [key for key in keys(endpoint, url.split("/")[2]) if part in key] and time.monotonic() < end:
+        time.sleep(0.5)
 
 
 def free_port() -> int:
@@ -57,9 +73,9 @@ def listens(port: int, within_s: float) -> bool:
 
 @pytest.mark.long
 def test_sweep_runs_on_nodes_that_share_nothing_but_an_address(tmp_path):
-    """Four real cells: the head makes nothing, one node the reference that asks for a device, and either of both the rest. The data
-    file lies where the driver runs and nowhere else, as far as workers can tell: it is gone once cells run. Then a report from a
-    third cache, and the same command again, which finds nothing to do."""
+    """Two real cells: the head makes nothing, and both nodes work. The data file lies where the driver runs and nowhere else, as far
+    as workers can tell: it is gone once they begin. Then the same command again, which finds nothing to do, and findings from a
+    third cache."""
     port = free_port()
     file = sweeps.write(tmp_path / "driver", betas=(1.0,))
     with object_server.serving() as endpoint:
@@ -74,14 +90,23 @@ def test_sweep_runs_on_nodes_that_share_nothing_but_an_address(tmp_path):
                 big = ("--node-ip-address", "127.0.0.4", "--resources", json.dumps({"big": 1}))
                 with node(endpoint, tmp_path / "two", *joins, *big):
                     time.sleep(10)
-                    told = object_server.settings(endpoint, tmp_path / "driver-cache") | {"RAY_ADDRESS": f"{HEAD}:{port}"}
+                    cache = tmp_path / "driver-cache"
+                    told = object_server.settings(endpoint, cache) | token(cache)
                     command = [
                         *(sys.executable, "-m", "refstudy", "run", str(file), "--address", f"{HEAD}:{port}", "--results", url),
                         *("--set", "references.cross.resources={shards: 2, custom: {big: 0.5}}", "--set", "wandb.enabled=true"),
                     ]
-                    run = subprocess.run(command, env=os.environ | told, cwd=ROOT, capture_output=True, text=True, timeout=500)
-                    assert run.returncode == 0, run.stdout + run.stderr
-                    assert run.stdout.splitlines()[-1] == f"{url}/report.html"
+                    environment = os.environ | told
+                    run = subprocess.Popen(
+                        command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                    )
+                    data = file.with_name("pairs.jsonl")
+                    wait_for_key("/scratch-", endpoint, url)
+                    data.rename(data.with_suffix(".away"))
+                    output, errors = run.communicate(timeout=400)
+                    data.with_suffix(".away").rename(data)
+                    assert run.returncode == 0, output + errors
+                    assert output.splitlines()[-1] == f"{url}/report.html"
                     again = subprocess.run(command, env=os.environ | told, cwd=ROOT, capture_output=True, text=True, timeout=300)
                     assert again.stdout.splitlines() == [f"{url}/report.html"]
         made = {name: [path.name for path in (tmp_path / name).rglob("recipe.json")] for name in ("head", "one", "two")}
@@ -91,7 +116,7 @@ def test_sweep_runs_on_nodes_that_share_nothing_but_an_address(tmp_path):
         assert [record["status"] for record in done] == ["done"] * 2
         assert not [key for key in stored if ".progress" in key or "/claims/" in key or "/partial/" in key]
         assert [key for key in stored if "/wandb/" in key]
-        assert stored["results/tiny/report.html"].startswith(b"<!DOCTYPE html>")
+        assert stored["results/tiny/report.html"].startswith(b"<!doctype html>")
         assert not [key for key, body in stored.items() if object_server.SECRET.encode() in body]
         status = subprocess.run(
             [sys.executable, "-m", "refstudy", "findings", url, "--json"],
