@@ -76,6 +76,13 @@ def beside(folder: Path, name: str) -> Path:
     return store_root(f"{place.rpartition('/')[0]}/{name}") if is_url(place) else folder.parent / name
 
 
+def refuse_unsafe(folder: Path) -> None:
+    """StoreError for a folder that stands for an address whose server cannot keep claims apart."""
+    found = of(folder)
+    if found is not None:
+        found[0].refuse_without_conditions()
+
+
 def here(place: str) -> Path:
     """The path in this process for what `location` told in another one; the folder it lies in must be known here."""
     if not is_url(place):

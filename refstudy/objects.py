@@ -7,6 +7,7 @@ for none quotes a server. Credentials come from where boto3 finds them, and are 
 import functools
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,6 +112,19 @@ class Objects:
             pages = client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._key(prefix), Delimiter="/")
             found = [each["Prefix"] for page in pages for each in page.get("CommonPrefixes", [])]
         return [each.removeprefix(self._key(prefix)).rstrip("/") for each in found]
+
+    def refuse_without_conditions(self) -> None:
+        """StoreError if the server writes unconditionally what was asked on a condition: two makers would then both win a claim."""
+        key, known = f"probe-{uuid.uuid4().hex}", b"first"
+        try:
+            etag = self.create(key, known)
+            if etag is None or self.create(key, b"second") is not None or self.replace(key, b"third", '"other"') is not None:
+                raise StoreError(
+                    f"{self.url}: the server does not heed conditions (If-None-Match, If-Match), on which claims rest; expected "
+                    "one that does, as AWS S3 and MinIO do, or --results on a path"
+                )
+        finally:
+            self.remove(key)
 
     def upload(self, file: Path, key: str) -> None:
         """Writes a file of any size as an object; one above 8 MB in parts that appear together."""

@@ -63,6 +63,7 @@ def opened(folder: Path, store: Path | None = None) -> Results:
 
 def begin(results: Results, sweep: Sweep, cells: list[Cell]) -> None:
     """Writes the sweep as it runs and the list of its cells, which become current, before anything is made."""
+    copies.refuse_unsafe(results.store.root)
     records.write_text(results.folder / "sweep.yaml", sweepfile.write(entries.located(sweep.document, sweep.place)))
     content = {
         "name": sweep.name,

@@ -87,6 +87,10 @@ class Proxy:
         self.faults, self.status, self.late_s, self.requests = 0, 503, 0.0, 0
         self.fails_on = ""
         """Only requests whose path holds this word are refused."""
+        self.heeds = True
+        """Whether conditions are passed on; some servers do not know them."""
+        self.every = 0
+        """One of so many requests is refused; 0: none."""
         self.lose_answers = 0
         """So many writes reach the server, and their answer is lost."""
         self._behind = endpoint.removeprefix("http://")
@@ -117,12 +121,13 @@ class Proxy:
         self.requests += 1
         time.sleep(self.late_s)
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
-        if self.faults and self.fails_on in handler.path:
-            self.faults -= 1
+        if (self.faults and self.fails_on in handler.path) or (self.every and self.requests % self.every == 0):
+            self.faults = max(0, self.faults - 1)
             self._answer(handler, self.status, [], b"")
             return
         behind = http.client.HTTPConnection(self._behind, timeout=30)
-        behind.request(handler.command, handler.path, body, dict(handler.headers))
+        told = {name: value for name, value in handler.headers.items() if self.heeds or not name.lower().startswith("if-")}
+        behind.request(handler.command, handler.path, body, told)
         answer = behind.getresponse()
         content = answer.read()
         behind.close()

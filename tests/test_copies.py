@@ -121,6 +121,18 @@ def test_server_that_never_recovers_is_told_in_words_and_the_record_before_stand
     proxy.close()
 
 
+def test_server_that_does_not_heed_conditions_is_refused_before_a_sweep_begins(url, endpoint, monkeypatch):
+    folder, bucket = copies.results_folder(url), url.split("/")[2]
+    copies.refuse_unsafe(folder)
+    proxy = Proxy(endpoint)
+    monkeypatch.setattr("refstudy.objects._client", object_client(proxy.endpoint))
+    proxy.heeds = False
+    with pytest.raises(StoreError, match=r"does not heed conditions .* expected one that does"):
+        copies.refuse_unsafe(folder)
+    proxy.close()
+    assert keys(endpoint, bucket) == {}
+
+
 @pytest.mark.parametrize(
     ("address", "words"),
     [
@@ -237,6 +249,21 @@ def test_sweep_whose_driver_is_killed_goes_on_from_another_machine_with_each_cel
         assert object_server.SECRET.encode() not in text
     assert b"/here" not in stored["results/tiny/sweep.json"]
     assert json.loads(stored["results/tiny/sweep.json"])["store"] == f"s3://{bucket}/results/store"
+
+
+@pytest.mark.long
+def test_sweep_over_a_server_that_is_slow_and_refuses_every_tenth_request_comes_to_its_end(url, endpoint, tmp_path):
+    from tests import stub
+
+    file, proxy = tmp_path / "stub.yaml", Proxy(endpoint)
+    file.write_text(stub.SWEEP)
+    proxy.every, proxy.late_s = 10, 0.02
+    run = object_server.started(RUN, str(file), url, endpoint=proxy.endpoint, cache=tmp_path / "first")
+    output, errors = run.communicate(timeout=500)
+    assert run.returncode == 0, output + errors
+    assert proxy.requests > 500
+    assert len(done(endpoint, url.split("/")[2])) == 12
+    proxy.close()
 
 
 def done(endpoint: str, bucket: str) -> dict[str, bytes]:

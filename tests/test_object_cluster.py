@@ -73,9 +73,9 @@ def listens(port: int, within_s: float) -> bool:
 
 @pytest.mark.long
 def test_sweep_runs_on_nodes_that_share_nothing_but_an_address(tmp_path):
-    """Two real cells: the head makes nothing, and both nodes work. The data file lies where the driver runs and nowhere else, as far
-    as workers can tell: it is gone once they begin. Then the same command again, which finds nothing to do, and findings from a
-    third cache."""
+    """Two real cells: the head makes nothing, and both nodes work. The data file lies where the driver runs and nowhere else, as
+    far as workers can tell: it is gone once they begin. Then the same command again, which finds nothing to do, and findings from
+    a third cache."""
     port = free_port()
     file = sweeps.write(tmp_path / "driver", betas=(1.0,))
     with object_server.serving() as endpoint:
