@@ -15,16 +15,15 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from refstudy import depot
+from refstudy import claims, depot
 from refstudy.depot import MANIFEST
 from refstudy.errors import StoreError
 from refstudy.identity import canonical, describe, fingerprint, kind
-from refstudy.processes import Heartbeat, keeps, life, this_process
+from refstudy.processes import Heartbeat, life, this_process
 from refstudy.provenance import now, versions
 
 RECIPE = "recipe.json"
@@ -41,7 +40,7 @@ class Claim:
     "disk full" and "not writable" then come out as StoreError.
     """
 
-    def __init__(self, store: "Store", recipe: Any, held: "_Held") -> None:
+    def __init__(self, store: "Store", recipe: Any, held: claims.Held) -> None:
         self.store = store
         self.recipe = recipe
         self.file = held.file
@@ -83,6 +82,7 @@ class Store:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root).absolute()
         self._depot = depot.of(self.root)
+        self._claims = claims.Claims(self.root)
 
     def has(self, recipe: Any) -> bool:
         """Whether the artefact exists whole: its manifest parses and every file has the size that stands there."""
@@ -99,7 +99,7 @@ class Store:
             raise StoreError(
                 f"{kind(recipe)} '{fingerprint(recipe)}' is {state} ({folder}); run the sweep again: it makes what is missing"
             )
-        if _read_json(folder / RECIPE).get("canonical") != canonical(recipe):
+        if claims.read_object(folder / RECIPE).get("canonical") != canonical(recipe):
             raise StoreError(
                 f"{folder} was made by another recipe than the one that asks for it (see its {RECIPE}); "
                 "its files were changed by hand or two recipes share an id: move the folder away and run the sweep again"
@@ -151,8 +151,8 @@ class Store:
         """The living process that makes the artefact now (pid, host, started, started_at); None if there is none."""
         if self._depot is not None:
             return self._depot.holder(_name(recipe))
-        claims = self._claims(_name(recipe))
-        return claims[-1].process if claims and claims[-1].is_alive() else None
+        held = self._claims.of(_name(recipe))
+        return held[-1].process if held and held[-1].is_alive() else None
 
     def publish(self, claim: Claim) -> Path:
         """The artefact's folder, now complete and visible to all; an artefact published meanwhile by another is kept instead."""
@@ -239,19 +239,11 @@ class Store:
 
     def clear_dead(self) -> int:
         """Removes claims and unfinished files of processes of this host that are dead; returns how many claims are left."""
-        left = 0
-        for name in {file.name.split(".")[0] for file in (self.root / "claims").glob("*.json")}:
-            claims = self._claims(name)
-            if not claims:
-                continue  # released since they were listed
-            if life(claims[-1].process) != "dead":
-                left += 1
-            elif taken := self._take(name):  # so that nobody begins in the folders that are cleared
-                taken.remove()
+        left = self._claims.clear_dead()
         if self._depot is not None:
             left = self._depot.clear_dead()
         for folder in (self.root / "making").glob("aside.*"):
-            if life(_content(folder / PROCESS) or {}) == "dead":
+            if life(claims.content(folder / PROCESS) or {}) == "dead":
                 shutil.rmtree(folder, ignore_errors=True)
         return left
 
@@ -278,7 +270,7 @@ class Store:
         return files if whole and RECIPE in files else None
 
     def _claim(self, recipe: Any) -> Claim | None:
-        held = self._take(_name(recipe))
+        held = self._claims.take(_name(recipe))
         if held is None:
             return None
         claim = Claim(self, recipe, held)
@@ -293,47 +285,6 @@ class Store:
             return None
         claim.folder.mkdir(parents=True)
         return claim
-
-    def _take(self, name: str) -> "_Held | None":
-        """A new claim of the artefact `<kind>-<id>`, what dead makers left being removed; None if a living process has it.
-
-        Between the look at the claims and the creation of our own, another process may have taken over, given up and freed a
-        number for a third. So the claims are looked at again: unless they are those seen before and our own, ours is dropped.
-        """
-        (self.root / "claims").mkdir(parents=True, exist_ok=True)
-        before = self._claims(name)
-        if before and before[-1].is_alive():
-            return None
-        own = _created(self.root / "claims", name, before[-1].number + 1 if before else 1)
-        if own is None:
-            return None
-        if self._claims(name) != [*before, own]:
-            own.remove()
-            return None
-        self._clear_folders(name)
-        for dead in before:
-            dead.remove()
-        return own
-
-    def _clear_folders(self, name: str) -> None:
-        """Removes working folders without a living claim.
-
-        The folders are listed first: a claim is there before its folder and is removed after it.
-        """
-        folders = list((self.root / "making").glob(f"{name}.*"))
-        alive = {each.token for each in self._claims(name) if each.is_alive()}
-        for folder in folders:
-            if folder.name.rpartition("-")[2] not in alive:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def _claims(self, name: str) -> list["_Held"]:
-        """The artefact's claims, the newest last; those released while they are read are left out."""
-        found = []
-        for file in (self.root / "claims").glob(f"{name}.*.json"):
-            number = file.name.split(".")[-2]
-            if number.isdigit() and (process := _content(file)) is not None:
-                found.append(_Held(file, int(number), process))
-        return sorted(found, key=lambda each: each.number)
 
     def _seal(self, claim: Claim) -> None:
         """Writes recipe and manifest into the claim's folder and brings every byte to the disk."""
@@ -366,52 +317,6 @@ def _name(recipe: Any) -> str:
     return f"{kind(recipe)}-{fingerprint(recipe)}"
 
 
-@dataclass(frozen=True)
-class _Held:
-    """A claim as its file says it. Two are equal only if they are the same claim: numbers are used again, tokens are not."""
-
-    file: Path
-    number: int
-    process: dict[str, Any]
-    """Who holds it: pid, host, started, started_at and the claim's token; empty while the file is being written."""
-
-    @property
-    def token(self) -> str:
-        return str(self.process.get("token", ""))
-
-    def is_alive(self) -> bool:
-        """Whether its process counts as alive; a claim still being written does for three beats."""
-        return keeps(self.process, self.file)
-
-    def stands(self) -> bool:
-        """Whether the file still holds this claim, not a later one of the same number."""
-        return _content(self.file) == self.process
-
-    def remove(self) -> None:
-        if self.stands():
-            self.file.unlink(missing_ok=True)
-
-
-def _created(folder: Path, name: str, number: int) -> _Held | None:
-    """A claim of this process in a new file; None if that number is taken."""
-    held = _Held(folder / f"{name}.{number}.json", number, {**this_process(), "started_at": now(), "token": uuid.uuid4().hex[:8]})
-    try:
-        handle = os.open(held.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
-        return None
-    with os.fdopen(handle, "w", encoding="utf-8") as out:
-        json.dump(held.process, out)
-    return held
-
-
-def _content(file: Path) -> dict[str, Any] | None:
-    """The JSON object in `file`, empty if it holds none; None if there is no such file."""
-    try:
-        return _read_json(file)
-    except FileNotFoundError:
-        return None
-
-
 def _rename_unless_taken(source: Path, target: Path) -> None:
     try:
         os.rename(source, target)
@@ -419,15 +324,6 @@ def _rename_unless_taken(source: Path, target: Path) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         # Published by another maker a moment ago: the two are equal by recipe, theirs stays.
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in `file`; empty if it holds none."""
-    try:
-        value = json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from refstudy import processes, store
+from refstudy import claims, processes, store
 from refstudy.errors import StoreError
 from refstudy.identity import fingerprint
 from refstudy.recipes import Completions, GoldJudge, Hub, MiniaturePrompts, Sampling, Verdicts
@@ -287,16 +287,16 @@ def kill(claim) -> None:
 
 def test_overtaken_takeover_is_dropped_and_touches_nothing(tmp_path, monkeypatch):
     """B finds claim 1 dead; A takes 2, fails and frees it; C claims 1 and begins; then B creates 2."""
-    at, create, others = Store(tmp_path), store._created, []
+    at, create, others = Store(tmp_path), claims.created, []
     kill(at.claim(recipe()))
 
     def late(*arguments):
-        monkeypatch.setattr(store, "_created", create)
+        monkeypatch.setattr(claims, "created", create)
         at.claim(recipe()).release()
         others.append(at.claim(recipe()))
         return create(*arguments)
 
-    monkeypatch.setattr(store, "_created", late)
+    monkeypatch.setattr(claims, "created", late)
     assert Store(tmp_path).claim(recipe()) is None
     (begun,) = others
     assert begun.file.name.endswith(".1.json")
@@ -323,15 +323,15 @@ def test_process_that_slept_through_a_takeover_leaves_the_later_claim_alone(tmp_
 
 def test_clear_dead_passes_over_a_claim_released_while_it_looks(tmp_path, monkeypatch):
     at = Store(tmp_path)
-    claim, read = at.claim(recipe()), store._read_json
+    claim, read = at.claim(recipe()), claims.read_object
 
     def released(file):
         if file == claim.file:
-            monkeypatch.setattr(store, "_read_json", read)
+            monkeypatch.setattr(claims, "read_object", read)
             file.unlink(missing_ok=True)
         return read(file)
 
-    monkeypatch.setattr(store, "_read_json", released)
+    monkeypatch.setattr(claims, "read_object", released)
     assert at.clear_dead() == 0
 
 
