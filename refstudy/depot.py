@@ -18,7 +18,6 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -177,9 +176,12 @@ class Depot:
                 self._sent[file] = len(found.body)
 
     def keep_partial(self, name: str) -> None:
-        """Puts into the store what grew of a half-made artefact here; a store out of reach costs this alone."""
+        """Puts into the store what grew of a half-made artefact here; a store out of reach costs this alone.
+
+        The saved states of a training stay on their machine: they are as large as the model and its optimizer.
+        """
         with contextlib.suppress(StoreError, OSError):
-            for file in _files((self.root / "partial").glob(f"{name}.*")):
+            for file in sorted((self.root / "partial").glob(f"{name}.*jsonl")):
                 content = file.read_bytes()
                 if len(content) > self._sent.get(file, 0):
                     self._objects.write(file.relative_to(self.root).as_posix(), content)
@@ -328,15 +330,6 @@ def _put(source: Path, target: Path, torn: Path) -> None:
         os.rename(source, target)
     if not _is_whole(target):
         raise StoreError(f"{target} cannot be written; free space, or name another folder for copies with {copies.CACHE}")
-
-
-def _files(paths: Iterator[Path]) -> Iterator[Path]:
-    """The files among the paths, and those in the folders among them."""
-    for path in sorted(paths):
-        if path.is_dir():
-            yield from _files(path.iterdir())
-        elif not path.name.startswith("."):
-            yield path
 
 
 def _clear_old(folder: Path, pattern: str, older_than_s: float = 3600.0) -> None:
