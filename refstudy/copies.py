@@ -33,6 +33,8 @@ _copies: dict[Path, Objects] = {}
 """The folders of this process that stand for addresses."""
 _etags: dict[Path, str] = {}
 """What a file's object was when it was last read or written here."""
+_digests: dict[Path, str] = {}
+"""What a file held then."""
 _lock = threading.RLock()
 """A file and its object change together: a sign of life must never bring an older content back."""
 
@@ -120,6 +122,7 @@ def write(path: Path, content: bytes, hasty: bool = False) -> None:
     if found is not None:
         with _lock:
             _etags[path] = found[0].write(found[1], content, hasty)
+            _digests[path] = _digest(content)
 
 
 @contextlib.contextmanager
@@ -218,10 +221,14 @@ def folders(folder: Path) -> set[str]:
 def _send(path: Path) -> None:
     found = of(path)
     assert found is not None
-    content = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-    if _etags.get(path) != content:
+    digest = _digest(path.read_bytes())
+    if _digests.get(path) != digest:
         found[0].upload(path, found[1])
-        _etags[path] = content
+        _digests[path] = digest
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _bring(objects: Objects, path: Path, entry: Entry) -> None:
@@ -233,7 +240,7 @@ def _bring(objects: Objects, path: Path, entry: Entry) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{threading.get_ident()}")
         temporary.write_bytes(found.body)
-        entry, _etags[path] = found.entry, found.entry.etag
+        entry, _etags[path], _digests[path] = found.entry, found.entry.etag, _digest(found.body)
         _age(temporary, entry)
         os.replace(temporary, path)
     else:

@@ -107,6 +107,20 @@ def test_files_of_a_report_are_put_there_and_only_those_that_changed(elsewhere, 
     assert sent == ["report.html"]
 
 
+def test_report_of_a_reader_never_brings_an_older_sweep_back(elsewhere, endpoint, url):
+    """What was read and not changed since is not written; what was read and changed is."""
+    here, there = elsewhere
+    records.write_sweep(here, {"cells": [], "name": "first"})
+    records.write_json(here / "difficulty_sweep.json", {"kept": 1})
+    copies.refresh(there, deep=False)
+    records.write_sweep(here, {"cells": [], "name": "second"})
+    (there / "difficulty_sweep.json").write_text('{"kept": 2}')
+    copies.push(there)
+    stored = keys(endpoint, url.split("/")[2])
+    assert json.loads(stored["results/tiny/sweep.json"])["name"] == "second"
+    assert json.loads(stored["results/tiny/difficulty_sweep.json"]) == {"kept": 2}
+
+
 def test_server_that_never_recovers_is_told_in_words_and_the_record_before_stands(elsewhere, endpoint, monkeypatch):
     here, there = elsewhere
     records.write_record(here, {"cell_id": "a", "status": "failed"})
