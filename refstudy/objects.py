@@ -99,12 +99,17 @@ class Objects:
                     raise
 
     def below(self, prefix: str, deep: bool = True) -> Iterator[Entry]:
-        """The objects whose key begins with `prefix`, as they are now; without `deep` only those in no further folder."""
+        """The objects whose key begins with `prefix`, as they are now; without `deep` only those in no further folder.
+
+        Keys that would lead out of a folder as a path are passed over.
+        """
         asked = {"Bucket": self._bucket, "Prefix": self._key(prefix)} | ({} if deep else {"Delimiter": "/"})
         with self._in_words("listed", prefix) as client:
             for page in client.get_paginator("list_objects_v2").paginate(**asked):
                 for each in page.get("Contents", []):
-                    yield _entry(each["Key"].removeprefix(self._key("")), each, page)
+                    key = each["Key"].removeprefix(self._key(""))
+                    if _is_plain(key):
+                        yield _entry(key, each, page)
 
     def folders(self, prefix: str) -> list[str]:
         """The names of the folders in the folder `prefix`, which ends in a slash."""
@@ -194,9 +199,14 @@ def checked(url: str) -> str:
             "an s3:// address with a user or key in it is refused, since addresses are written down; expected s3://BUCKET/PATH: "
             "give credentials in the environment, in ~/.aws, or as the machine's role"
         )
-    if not is_url(url) or not bucket or any(part in ("", ".", "..") for part in path.split("/")):
+    if not is_url(url) or not bucket or not _is_plain(path):
         raise StoreError(f"got {url!r}; expected s3://BUCKET/PATH/NAME")
     return f"{SCHEME}{bucket}/{path}"
+
+
+def _is_plain(key: str) -> bool:
+    """Whether the key names a file below a folder, as a path."""
+    return not any(part in ("", ".", "..") or "\0" in part for part in key.split("/"))
 
 
 @functools.cache

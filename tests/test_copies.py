@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from refstudy import copies, processes, records, runs
+from refstudy import copies, objects, processes, records, runs
 from refstudy.errors import StoreError
 from tests import object_server
 from tests.object_server import Proxy, keys
@@ -57,11 +57,11 @@ def test_record_written_in_one_process_is_read_in_another_and_its_newer_state_to
 def test_running_record_counts_while_its_process_beats_and_as_planned_after_three_beats(elsewhere, monkeypatch):
     """Its process is of another machine, as far as this one can tell."""
     here, there = elsewhere
-    monkeypatch.setattr(processes, "BEAT_S", 1.0)
+    monkeypatch.setattr(processes, "BEAT_S", 2.0)
     monkeypatch.setattr(processes, "life", lambda process: "unknown")
     with records.running(here, {"cell_id": "a"}):
         assert records.read_records(there)[0]["status"] == "running"
-        time.sleep(4.2)
+        time.sleep(7.2)
         assert records.read_records(there)[0]["status"] == "planned"
         copies.touch(records.record_path(here, "a"))
         assert records.read_records(there)[0]["status"] == "running"
@@ -133,6 +133,19 @@ def test_server_that_never_recovers_is_told_in_words_and_the_record_before_stand
     assert records.read_record(records.record_path(here, "a"))["status"] == "failed"
     assert records.read_records(there)[0]["status"] == "failed"
     proxy.close()
+
+
+def test_objects_whose_keys_lead_out_of_a_folder_are_passed_over(elsewhere, monkeypatch):
+    """Anybody who may write there can name an object so; the server's list is given such names here."""
+    here, there = elsewhere
+    records.write_record(here, {"cell_id": "a", "status": "failed"})
+    plain = objects._is_plain
+    names = ["cells/../../../escaped.json", "cells//etc/x.json", "../x", "cells/a.json"]
+    assert [plain(name) for name in names] == [False, False, False, True]
+    seen = []
+    monkeypatch.setattr(objects, "_is_plain", lambda key: seen.append(key) or False)
+    assert records.read_records(there) == []
+    assert seen == ["cells/a.json"]
 
 
 def test_server_that_does_not_heed_conditions_is_refused_before_a_sweep_begins(url, endpoint, monkeypatch):

@@ -140,9 +140,9 @@ os.kill(os.getpid(), 9)
 def test_claim_of_a_maker_killed_elsewhere_is_taken_over_after_three_beats_and_its_litter_goes(
     url, endpoint, tmp_path, monkeypatch, moment
 ):
-    """Killed while it makes the artefact, or with its files uploaded and no manifest. Beats of 1 s: a server's times are whole
+    """Killed while it makes the artefact, or with its files uploaded and no manifest. Beats of 2 s: a server's times are whole
     seconds."""
-    monkeypatch.setattr(processes, "BEAT_S", 1.0)
+    monkeypatch.setattr(processes, "BEAT_S", 2.0)
     killed = object_server.started(KILLED, url, moment, endpoint=endpoint, cache=tmp_path / "there")
     assert killed.communicate(timeout=60)[1] == ""
     assert killed.returncode == -signal.SIGKILL
@@ -152,10 +152,10 @@ def test_claim_of_a_maker_killed_elsewhere_is_taken_over_after_three_beats_and_i
     assert not at.has(recipe())
     assert at.holder(recipe())["host"] == "another machine"
     assert at.claim(recipe()) is None
-    while (claim := at.claim(recipe())) is None and time.monotonic() < begun + 20:
+    while (claim := at.claim(recipe())) is None and time.monotonic() < begun + 25:
         time.sleep(0.2)
     waited_s = time.monotonic() - begun
-    assert 1.0 < waited_s < 8
+    assert 2 < waited_s < 25
     assert at.partial(recipe()).read_text() == "worth keeping"
     with claim:
         (claim.folder / "prompts.jsonl").write_text("whole")
@@ -167,12 +167,12 @@ def test_claim_of_a_maker_killed_elsewhere_is_taken_over_after_three_beats_and_i
 
 
 def test_claim_of_a_living_maker_elsewhere_stands_through_its_beats(url, endpoint, monkeypatch):
-    monkeypatch.setattr(processes, "BEAT_S", 1.0)
+    monkeypatch.setattr(processes, "BEAT_S", 2.0)
     monkeypatch.setattr(depot, "life", lambda process: "unknown")
     at = opened(url)
     claim = at.claim(recipe())
-    beating = processes.Heartbeat(claim._beat, every_s=0.5)
-    time.sleep(4.5)
+    beating = processes.Heartbeat(claim._beat, every_s=1.0)
+    time.sleep(8)
     assert at.holder(recipe())["pid"] == os.getpid()
     beating.stop()
     with claim:
