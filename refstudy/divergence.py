@@ -49,10 +49,9 @@ def kl_nats(
     turns = [chat.Turn(ids, each.token_ids) for ids, each in zip(asked, completions, strict=True)]
     sums = np.zeros(len(turns))
     done = 0
-    for rows in scoring.length_batches(turns, batch_tokens, vocabulary):
-        batch = [turns[row] for row in rows]
-        sums[rows] = _sums(policy, reference, batch, tokenizer.pad_token_id, vocabulary)
-        done += len(rows)
+    for batch in scoring.batches(turns, batch_tokens, policy, reference):
+        sums[batch.rows] = _sums(policy, reference, batch, turns, tokenizer.pad_token_id, vocabulary)
+        done += len(batch.rows)
         emit(Measurement("divergence", done, len(turns), {}))
     return AnswerKl([each.prompt_id for each in completions], sums, np.array([len(turn.answer_ids) for turn in turns]))
 
@@ -61,7 +60,7 @@ def token_kl_nats(policy_logits: torch.Tensor, reference_logits: torch.Tensor) -
     """KL(softmax(policy) || softmax(reference)) of each row (N, V) -> (N,), in nats: sum over v of p (log p - log q)."""
     policy_logps = policy_logits.double().log_softmax(-1)
     reference_logps = reference_logits.double().log_softmax(-1)
-    return (policy_logps.exp() * (policy_logps - reference_logps)).sum(-1).clamp(min=0)
+    return policy_logps.exp().mul_(policy_logps.sub_(reference_logps)).sum(-1).clamp(min=0)
 
 
 def common_vocabulary(policy: PreTrainedModel, reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -77,9 +76,11 @@ def common_vocabulary(policy: PreTrainedModel, reference: PreTrainedModel, token
 
 
 @torch.inference_mode()
-def _sums(policy: PreTrainedModel, reference: PreTrainedModel, turns: list[chat.Turn], pad_id: int, vocabulary: int) -> list[float]:
-    policy_logits, _, counts = scoring.answer_logits(policy, turns, pad_id)
-    reference_logits, _, _ = scoring.answer_logits(reference, turns, pad_id)
+def _sums(
+    policy: PreTrainedModel, reference: PreTrainedModel, batch: scoring.Batch, turns: list[chat.Turn], pad_id: int, vocabulary: int
+) -> list[float]:
+    policy_logits, _, counts = scoring.batch_logits(policy, batch, turns, pad_id)
+    reference_logits, _, _ = scoring.batch_logits(reference, batch, turns, pad_id)
     reference_logits = reference_logits.to(policy_logits.device)
     kl = token_kl_nats(policy_logits[:, :vocabulary], reference_logits[:, :vocabulary]).cpu()
     return [float(row.sum()) for row in kl.split(counts)]

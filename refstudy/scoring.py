@@ -91,9 +91,9 @@ def score_missing(
     turns, keys = [text.turn for text in texts], [partial_scores.key(text.turn) for text in texts]
     _check_fit(model, texts)
     with _evaluating(model):
-        batches = _batches(model, turns, batch_tokens)[shard.number :: shard.of]
-        done, total = 0, sum(len(batch.rows) for batch in batches)
-        for batch in batches:
+        own = batches(turns, batch_tokens or BATCH_TOKENS, model)[shard.number :: shard.of]
+        done, total = 0, sum(len(batch.rows) for batch in own)
+        for batch in own:
             rows = batch.rows
             done += len(rows)
             if all(keys[row] in kept.logps for row in rows):
@@ -115,40 +115,44 @@ def answer_logps(
     _check_fit(model, [Text(f"text {number}", turn) for number, turn in enumerate(turns, 1)])
     found: dict[int, np.ndarray] = {}
     with _evaluating(model):
-        for batch in _batches(model, turns, batch_tokens):
+        for batch in batches(turns, batch_tokens or BATCH_TOKENS, model):
             found |= dict(zip(batch.rows, _batch_logps(model, batch, turns, pad_id), strict=True))
             emit(Measurement("score", len(found), len(turns), {}))
     return [found[row] for row in range(len(turns))]
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """Rows of one forward pass: padded side by side, or in families that read their prompt once."""
 
     rows: list[int]
     families: list[tuple[int, ...]] | None = None
 
 
-def _batches(model: PreTrainedModel, turns: list[chat.Turn], batch_tokens: int | None) -> list[_Batch]:
-    """The batches of a pass: families where a prompt read once saves enough and the model can, else rows of like length."""
-    budget, vocabulary = batch_tokens or BATCH_TOKENS, _vocabulary(model)
+def batches(turns: list[chat.Turn], batch_tokens: int, *by: PreTrainedModel) -> list[Batch]:
+    """The batches of a pass `by` these models: lines where that pays and all of them can, else rows of like length."""
+    vocabulary = min(_vocabulary(model) for model in by)
     together = shared_prompt.couples(turns)
-    if shared_prompt.pays(turns, together) and not shared_prompt.obstacle(model, turns, together):
-        return [
-            _Batch([row for rows in each for row in rows], each) for each in family_batches(turns, together, budget, vocabulary)
-        ]
-    return [_Batch(rows) for rows in length_batches(turns, budget, vocabulary)]
+    if shared_prompt.pays(turns, together) and not any(shared_prompt.obstacle(model, turns, together) for model in by):
+        found = family_batches(turns, together, batch_tokens, vocabulary)
+        return [Batch([row for rows in each for row in rows], each) for each in found]
+    return [Batch(rows) for rows in length_batches(turns, batch_tokens, vocabulary)]
 
 
 @torch.inference_mode()
-def _batch_logps(model: PreTrainedModel, batch: _Batch, turns: list[chat.Turn], pad_id: int) -> list[np.ndarray]:
-    of = [turns[row] for row in batch.rows]
-    if batch.families is None:
-        logits, targets, counts = answer_logits(model, of, pad_id)
-    else:
-        logits, targets, counts = shared_prompt.answer_logits(model, [[turns[row] for row in rows] for rows in batch.families])
+def _batch_logps(model: PreTrainedModel, batch: Batch, turns: list[chat.Turn], pad_id: int) -> list[np.ndarray]:
+    logits, targets, counts = batch_logits(model, batch, turns, pad_id)
     logps = logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0].cpu().numpy()
     return np.split(logps, np.cumsum(counts)[:-1])
+
+
+def batch_logits(
+    model: PreTrainedModel, batch: Batch, turns: list[chat.Turn], pad_id: int
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """`answer_logits` of the batch's rows, in their order there."""
+    if batch.families is None:
+        return answer_logits(model, [turns[row] for row in batch.rows], pad_id)
+    return shared_prompt.answer_logits(model, [[turns[row] for row in rows] for rows in batch.families])
 
 
 def answer_logits(model: PreTrainedModel, turns: list[chat.Turn], pad_id: int) -> tuple[torch.Tensor, torch.Tensor, list[int]]:

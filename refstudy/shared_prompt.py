@@ -24,11 +24,9 @@ from refstudy import models
 from refstudy.chat import Turn
 from refstudy.errors import ModelError
 
-LEAST_SAVED = 0.1
-"""Share of all tokens that must be prompts read again; below it there is little to gain."""
 LEAST_TOKENS = 128
-"""Tokens of two answers and their prompt, on average; of shorter ones little is saved. Both limits look at the texts alone, so that
-a recipe is computed in the same way on every machine."""
+"""Tokens of a prompt and its answers, on average, from which on texts are laid into lines: a rule of the texts alone, so that a
+recipe is computed in the same way on every machine. Shorter texts gain less, and keep the rounding that they always had."""
 TOLERANCE_NATS = {torch.float32: 1e-4}
 """Largest mean difference of a token's log-prob that is rounding; of shorter formats COARSE_NATS."""
 COARSE_NATS = 0.05
@@ -56,10 +54,8 @@ def couples(turns: Sequence[Turn]) -> list[tuple[int, ...]]:
 
 
 def pays(turns: Sequence[Turn], together: Sequence[Sequence[int]]) -> bool:
-    """Whether reading the prompts of these families once saves enough; a rule of the texts, not of the machine."""
-    each = sum(len(turn.prompt_ids) + len(turn.answer_ids) for turn in turns)
-    once = sum(line_tokens(turns, rows) for rows in together)
-    return once >= LEAST_TOKENS * max(1, len(together)) and each - once >= LEAST_SAVED * each
+    """Whether these families are long enough for lines; a rule of the texts, not of the machine."""
+    return sum(line_tokens(turns, rows) for rows in together) >= LEAST_TOKENS * max(1, len(together))
 
 
 def line_tokens(turns: Sequence[Turn], rows: Sequence[int]) -> int:
@@ -78,7 +74,7 @@ def obstacle(model: PreTrainedModel, turns: Sequence[Turn], together: Sequence[S
     """
     known = _OBSTACLES.setdefault(model, {})
     if training not in known:
-        longest = max(together, key=lambda rows: (len(rows) > 1, line_tokens(turns, rows)))
+        longest = max(together, key=lambda rows: (all(turns[row].answer_ids for row in rows), len(rows), line_tokens(turns, rows)))
         found = _declared(model, training) or _difference(model, [turns[row] for row in longest])
         known[training] = found
         if found:

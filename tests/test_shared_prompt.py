@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from refstudy import chat, scoring, shared_prompt
+from refstudy import chat, divergence, scoring, shared_prompt
+from refstudy.texts import Completion, Prompt
 from tests import tiny
 
 SHARING = ["llama", "qwen2", "gpt_neox", "gpt2", "olmo2", "phi3"]
@@ -122,13 +123,31 @@ def test_model_whose_tokens_see_the_other_answer_is_found_out(words, monkeypatch
         assert "nats a token off" in shared_prompt.obstacle(model, turns, shared_prompt.couples(turns))
 
 
+def test_kl_of_answers_to_long_prompts_equals_that_on_plain_rows(words, monkeypatch, met):
+    random = np.random.default_rng(0)
+    policy, reference = (tiny.llama(words, seed=seed, context=512) for seed in (0, 1))
+    asked = [[{"role": "user", "content": tiny.sentence(random, 150 + row)}] for row in range(4)]
+    prompts = [Prompt(prompt_id=f"p{row}", messages=each, cluster="c") for row, each in enumerate(asked)]
+    drawn = [random.integers(5, 300, length).tolist() for length in (0, 3, 7, 12)]
+    answers = [
+        Completion(prompt_id=prompt.prompt_id, text="", token_ids=ids, terminated=False, logp_sum_nats=None)
+        for prompt, ids in zip(prompts, drawn, strict=True)
+    ]
+    on_lines = divergence.kl_nats(policy, reference, words, prompts, answers).kl_nats
+    met_on_lines = met[-1]
+    monkeypatch.setattr(shared_prompt, "LEAST_TOKENS", 10_000)
+    plain = divergence.kl_nats(policy, reference, words, prompts, answers).kl_nats
+    assert on_lines == pytest.approx(plain, abs=1e-4)
+    assert on_lines[0] == 0
+    assert met_on_lines < met[-1], "lines have no padding"
+
+
 def test_rule_speaks_of_the_texts_alone():
-    """Two answers of 20 tokens: with a prompt of 100 tokens 100 of 240 are saved, of 60 a line is too short (100 tokens), of 10
-    beside answers of 100 only 10 of 220 are saved."""
-    assert _pays(100, 20)
-    assert not _pays(60, 20)
-    assert not _pays(10, 100)
-    assert not shared_prompt.pays([chat.Turn([1] * 200, [2])], [(0,)])
+    """Two answers of 20 tokens to a prompt of 88 make 128 tokens, to one of 87 make 127; families of 1 and of 255 are 128 each."""
+    assert _pays(88, 20)
+    assert not _pays(87, 20)
+    assert shared_prompt.pays([chat.Turn([1] * 127, [2])], [(0,)])
+    assert shared_prompt.pays([chat.Turn([1], []), chat.Turn([2] * 250, [3] * 5)], [(0,), (1,)])
     assert not shared_prompt.pays([], [])
 
 
