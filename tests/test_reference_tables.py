@@ -83,13 +83,13 @@ def cell_of(folder: Path, reference: str, *assignments: str) -> grid.Cell:
 def small_batches(monkeypatch):
     """About a dozen batches a pass, and a list of how many texts each forward pass has scored."""
     monkeypatch.setattr(scoring, "BATCH_TOKENS", 300)
-    seen, whole = [], scoring.answer_logits
+    seen, whole = [], scoring.batch_logits
 
-    def watched(model, turns, pad_id):
-        seen.append(len(turns))
-        return whole(model, turns, pad_id)
+    def watched(model, batch, turns, pad_id):
+        seen.append(len(batch.rows))
+        return whole(model, batch, turns, pad_id)
 
-    monkeypatch.setattr(scoring, "answer_logits", watched)
+    monkeypatch.setattr(scoring, "batch_logits", watched)
     return seen
 
 
