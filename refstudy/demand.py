@@ -64,7 +64,7 @@ def is_shared_out(recipe: Recipe) -> bool:
 
 def devices(resources: spec.Resources) -> float:
     """GPUs that a task or trial takes, or cores where it takes none: what `price.device_hour` is the price of."""
-    return resources.gpus or resources.cpus
+    return (resources.gpus or resources.cpus) * resources.workers
 
 
 def threads(resources: spec.Resources) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A sweep on Ray: tasks make what cells share, one Tuner runs the missing cells, tasks make what comes after them.
 
 Invariant: the store and the records are the truth, Ray's own state is thrown away. Whatever ends this process, the same command
-goes on where it stopped. Only this module and `session` import ray.
+goes on where it stopped. Only this module, `together` and `session` import ray.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from refstudy import copies, demand, errors, guard, plan, records, results, runs, session, spec, tracking
+from refstudy import copies, demand, errors, guard, plan, records, results, runs, session, spec, together, tracking
 from refstudy.errors import RefstudyError
 from refstudy.grid import Cell, Sweep
 from refstudy.identity import fingerprint
@@ -52,6 +52,7 @@ def run_sweep(
     130 if SIGINT or SIGTERM did. All but `limits.cells` need this to be the main thread.
     """
     guard.check(sweep.spec.limits, sweep.spec.price)
+    together.refuse(cells, at)
     results.begin(at, sweep, cells)
     with _progress_folder(at.folder if address else None) as progress:
         run, board = runs.Run(at.folder), Board(progress)
@@ -213,9 +214,9 @@ class _Run:
         trainable = tune.with_parameters(_trainable, job=self.job, cells={cell.id: cell for cell in ready})
         with tempfile.TemporaryDirectory(prefix="refstudy-tune-") as scratch:
             tuner = tune.Tuner(
-                tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus, **resources.custom}),
+                tune.with_resources(trainable, _of_trial(resources)),
                 param_space={"cell": tune.grid_search([cell.id for cell in ready])},
-                tune_config=tune.TuneConfig(reuse_actors=True),
+                tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=_at_once(resources)),
                 run_config=tune.RunConfig(
                     name="cells", storage_path=scratch, verbose=0, failure_config=tune.FailureConfig(max_failures=RETRIES)
                 ),
@@ -333,12 +334,23 @@ def _reported(key: str, job: Job, work: Callable[[Store, Emit], None]) -> dict[s
 
 def _trainable(config: dict[str, Any], job: Job, cells: Mapping[str, Cell]) -> None:
     """The function that Tune runs for each cell."""
-    from refstudy import reference_compatibility  # reads tables, which the run itself never does
-
-    cell, at = cells[config["cell"]], job.opened()
+    cell = cells[config["cell"]]
     if runs.is_asked(copies.here(job.stop_file)):
         tune.report({"done": False})
         return
+    if cell.resources.workers == 1:
+        record = _tried(cell, job)
+    else:
+        record = together.run(cell, job, _tried)
+        Reporter(copies.here(job.progress), cell.id).end(record["status"], _shown(record))  # where the first worker could not
+    tune.report({"done": record["status"] == "done"})
+
+
+def _tried(cell: Cell, job: Job) -> Record:
+    """The record of a trial in this process, which is mirrored and shown while it runs."""
+    from refstudy import reference_compatibility  # reads tables, which the run itself never does
+
+    at = job.opened()
     report, store = Reporter(copies.here(job.progress), cell.id), at.store
     record = tracking.mirrored(
         results.heading(cell),
@@ -351,7 +363,18 @@ def _trainable(config: dict[str, Any], job: Job, cells: Mapping[str, Cell]) -> N
         job.wandb,
     )
     report.end(record["status"], _shown(record))
-    tune.report({"done": record["status"] == "done"})
+    return record
+
+
+def _of_trial(resources: spec.Resources) -> dict[str, float]:
+    """What Tune sets aside for a trial: nothing where workers of its own do the work."""
+    alone = resources.workers == 1
+    return {"cpu": resources.cpus, "gpu": resources.gpus, **resources.custom} if alone else {"cpu": 0, "gpu": 0}
+
+
+def _at_once(resources: spec.Resources) -> int | None:
+    """How many trials Tune may begin at once; None: as many as their resources allow."""
+    return None if resources.workers == 1 else together.concurrent(resources)
 
 
 # Folders ----------------------------------------------------------------------------------------------------------------------

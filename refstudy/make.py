@@ -63,7 +63,7 @@ from refstudy.recipes import Recipe
 from refstudy.shelf import Policy, Shelf, load_policy
 from refstudy.store import Claim, Store, write_json
 from refstudy.texts import Completion, Message, Pair, Prompt, Said
-from refstudy.training import dpo, reward_model, sft
+from refstudy.training import dpo, reward_model, sft, workers
 from refstudy.training.saves import Saving
 
 
@@ -173,6 +173,7 @@ def train_policy(cell: Cell, store: Store, claim: Claim, emit: Emit) -> Policy:
     """The cell's policy, trained under a claim of it that the caller holds; publishes training log, curve and kept weights."""
     recipe = cell.dpo
     start = checkpoints.checkpoint(recipe.start, store)
+    workers.call((recipe, cell.save_every_s, cell.along))
     trained = _train(recipe, store, emit, cell.save_every_s, cell.along)
     tokenizer = models.load_tokenizer(start)
     if cell.curve is not None:
@@ -186,6 +187,12 @@ def train_policy(cell: Cell, store: Store, claim: Claim, emit: Emit) -> Policy:
     if cell.keep != "none":
         store.publish(claim)
     return Policy(model.eval(), tokenizer, start.system_role)
+
+
+def take_part(store: Store) -> None:
+    """Trains with the first of several workers all that it trains; nothing of it is written here."""
+    while (task := workers.called()) is not None:
+        _train(task[0], store, silent, *task[1:])
 
 
 def log_of_kept(cell: Cell, store: Store) -> None:
@@ -304,8 +311,8 @@ def _train(recipe: recipes.Dpo, store: Store, emit: Emit, save_every_s: float, w
     """The policy of a recipe, with the evaluations that its recipe rests on, else those that only watch."""
     start = load_policy(recipe.start, store)
     evaluations = recipe.along or watched
-    validation = None
-    if recipe.validation is not None:
+    validation, is_first = None, workers.rank() == 0
+    if recipe.validation is not None and is_first:
         validation = dpo.Validation(*_rows(recipe.validation, store))
     pairs, table = _rows(recipe.table, store)
     curve = "no curve" if evaluations is None else fingerprint(recipes.AlongCurve(model=recipe, along=evaluations))
@@ -319,8 +326,8 @@ def _train(recipe: recipes.Dpo, store: Store, emit: Emit, save_every_s: float, w
         training=recipe.train,
         emit=alarms.stopping(recipe.alarms, emit),
         validation=validation,
-        along=None if evaluations is None else _along(evaluations, store),
-        checkpoint=dpo.Checkpoint(recipe.checkpoint, recipe.checkpoint_every),
+        along=None if evaluations is None or not is_first else _along(evaluations, store),
+        checkpoint=dpo.Checkpoint(recipe.checkpoint, recipe.checkpoint_every) if is_first else dpo.Checkpoint(),
         saving=Saving(store.training(recipe), save_every_s, terms=curve),
     )
 

@@ -100,7 +100,8 @@ def refuse_what_fits_nowhere(asked: Mapping[str, spec.Resources], address: str |
     has = ray.cluster_resources()
     for name, resources in asked.items():
         wanted = {"CPU": resources.cpus, "GPU": resources.gpus, **resources.custom}
-        for resource, amount in wanted.items():
+        for resource, of_each in wanted.items():
+            amount = of_each * resources.workers
             if amount > has.get(resource, 0.0):
                 raise RefstudyError(
                     f"{name} asks for {amount:g} {resource}, and this machine has {has.get(resource, 0.0):g}; "

@@ -12,10 +12,10 @@ from refstudy.spec_values import (
     Natural,
     Number,
     Positive,
-    Resources,
     Schedule,
     Seed,
     Share,
+    Shared,
     Source,
     Variable,
     WarmupShare,
@@ -67,7 +67,7 @@ class MiniatureModel(Entry):
     """Length of the demonstrations that the model was fine-tuned on."""
     precision: ScoringPrecision = "fp32"
     """Of a reference: see `model` entries."""
-    resources: Resources | None = None
+    resources: Shared | None = None
 
 
 class ScratchModel(Entry):
@@ -89,7 +89,7 @@ class ScratchModel(Entry):
     sft: SftEntry | None = None
     precision: ScoringPrecision = "fp32"
     """Of a reference: see `model` entries."""
-    resources: Resources | None = None
+    resources: Shared | None = None
 
 
 class CheckpointModel(Entry):
@@ -120,7 +120,7 @@ class CheckpointModel(Entry):
     """bitsandbytes' 8-bit or 4-bit weights for a reference that fits nowhere else; needs a GPU. Part of its identity."""
     device_map: Literal["auto"] | None = None
     """auto: the layers of a reference that is larger than one device are spread over those that its task has."""
-    resources: Resources | None = None
+    resources: Shared | None = None
 
 
 class PolicyReference(Entry):
@@ -143,7 +143,7 @@ class PriorReference(Entry):
     """The reference whose model gives it; null: the policy's own start."""
     prompt: str = ""
     """What stands in every prompt's place as the user's only turn."""
-    resources: Resources | None = None
+    resources: Shared | None = None
 
 
 class FileReference(Entry):
@@ -209,7 +209,7 @@ class TrainedReference(Entry):
     """The reference whose model it starts from; null: the policy's own start."""
     sft: SftEntry | None = None
     dpo: GuideEntry | None = None
-    resources: Resources | None = None
+    resources: Shared | None = None
 
 
 class DerivedReference(Entry):

@@ -7,12 +7,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from refstudy.spec_values import Count, Entry, NotNegative, Positive, Resources, Undivided
+from refstudy.spec_values import Count, Entry, NotNegative, Positive, Resources, Shared, Undivided
 
 
 class AllResources(Entry):
     trial: Undivided = Resources()
-    artefact: Resources = Resources()
+    artefact: Shared = Resources()
     """For models, tables and other shared artefacts, where an entry says nothing else."""
 
 

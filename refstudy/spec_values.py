@@ -106,6 +106,9 @@ class Resources(Entry):
     """Ray resources by name, such as {big_gpu: 1}."""
     shards: Count = 1
     """Tasks that share the scoring of one table, each with these resources and a copy of the model of its own."""
+    workers: Count = 1
+    """Of a trial: devices that train its policy together (DDP), each with these resources, a copy of the model and its share of
+    each step's pairs. train.batch_pairs is that of all of them, train.micro_batch each one's."""
 
 
 def _undivided(value: "Resources") -> "Resources":
@@ -114,5 +117,13 @@ def _undivided(value: "Resources") -> "Resources":
     return value
 
 
+def _alone(value: "Resources") -> "Resources":
+    if value.workers != 1:
+        raise ValueError("only trials have several workers; expected workers: 1")
+    return value
+
+
 Undivided = Annotated[Resources, AfterValidator(_undivided)]
-"""Resources of what is one task."""
+"""Resources of a trial."""
+Shared = Annotated[Resources, AfterValidator(_alone)]
+"""Resources of a shared artefact."""

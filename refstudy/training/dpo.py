@@ -28,7 +28,7 @@ from refstudy.measurement import Emit, Measurement
 from refstudy.recipes import Training
 from refstudy.tables import PairTable, join
 from refstudy.token_pairs import TokenPair
-from refstudy.training import batches, lines, saves, settings
+from refstudy.training import batches, lines, saves, settings, workers
 from refstudy.training.looks import Look, Looking, Looks, Recall, no_memory
 from refstudy.training.progress import Progress, check_finite, not_finite
 from refstudy.training.saves import Saving
@@ -112,7 +112,7 @@ def train(
     progress = Progress("train", emit, settings.words(training, beta=beta))
     with tempfile.TemporaryDirectory() as scratch:
         config = DPOConfig(
-            **settings.arguments(training, seed, scratch, log_every, len(pairs)),
+            **settings.arguments(training, seed, scratch, log_every, len(pairs), workers.count()),
             beta=beta,
             max_length=None,  # the pairs are cut already, and the table scored what was kept
             precompute_ref_log_probs=True,
@@ -140,8 +140,9 @@ def train(
             "history": progress,
         }
         ready = time.perf_counter()
+        in_step = [workers.InStep(trainer)] if workers.count() > 1 else []
         with settings.answers_alone(), trainer.on_lines(pairs, training):
-            ran = saves.run(trainer, saving, emit, "train", parts)
+            ran = saves.run(trainer, saving, emit, "train", parts, callbacks=in_step)
     trained = trainer.trained_model()
     check_finite(trained, ran.steps, progress.settings)
     ended = time.perf_counter()
@@ -257,6 +258,10 @@ class TableDPOTrainer(DPOTrainer):
         self._sums = torch.zeros(0)
         self._hook = cast(torch.nn.Module, self.model).register_forward_hook(self._keep_sums)
 
+    def get_train_dataloader(self) -> Any:
+        with workers.whole_batches(self.accelerator):
+            return super().get_train_dataloader()
+
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset
 
@@ -276,12 +281,15 @@ class TableDPOTrainer(DPOTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """TRL's loss over these pairs, weighted by their share of the optimizer step's pairs; TrainingError if not finite."""
-        loss = super().compute_loss(model, inputs)
+        pairs = len(inputs["ref_chosen_logps"])
+        with workers.gathering(self.accelerator, pairs):
+            loss = super().compute_loss(model, workers.share(inputs, pairs))
         if not torch.isfinite(loss):
             words = f"beta {self.beta:g}, learning rate {self.args.learning_rate:g}"
             raise not_finite(loss.item(), self.state.global_step + 1, words)
         self._visit(inputs)
-        return loss * (len(inputs["ref_chosen_logps"]) / num_items_in_batch)
+        own = len(workers.own_rows(pairs)) * workers.count()  # the gradient is the mean over workers
+        return loss * (own / num_items_in_batch)
 
     def last_visits(self) -> dict[str, float]:
         """`metrics` over the pairs visited, each with the log-probs of its last visit."""
@@ -325,8 +333,9 @@ class TableDPOTrainer(DPOTrainer):
         self._sums = output.log_probs.detach().sum(dim=1)
 
     def _visit(self, inputs: dict[str, Any]) -> None:
-        chosen, rejected = self._sums.double().cpu().numpy().reshape(2, -1)
         reference = [inputs[name].double().cpu().numpy() for name in ("ref_chosen_logps", "ref_rejected_logps")]
+        sums = workers.whole(self._sums.double().reshape(2, -1), len(reference[0]))
+        chosen, rejected = sums.cpu().numpy()
         self.visits.add(np.stack([chosen, rejected, *reference]))
         self._metrics["train"]["policy_accuracy"].append(float((chosen > rejected).mean()))
 

@@ -8,7 +8,7 @@ are replaced by `state`. What it forgets is kept too: the sums of its losses, an
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from refstudy.errors import TrainingError
 from refstudy.measurement import Emit, Measurement
 from refstudy.provenance import versions
 from refstudy.training import state as states
+from refstudy.training import workers
 from refstudy.training.state import Kept, Saved
 
 VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate")
@@ -66,19 +67,32 @@ class Ran:
     """The steps at which a process took it up."""
 
 
-def run(trainer: Trainer, saving: Saving | None, emit: Emit, stage: str, parts: Mapping[str, Part]) -> Ran:
-    """Trains to the end, from the newest saved state if there is one; `emit` hears again what was told before it."""
+def run(
+    trainer: Trainer,
+    saving: Saving | None,
+    emit: Emit,
+    stage: str,
+    parts: Mapping[str, Part],
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Ran:
+    """Trains to the end, from the newest saved state if there is one; `emit` hears again what was told before it.
+
+    `callbacks` come after all others. Of several workers all give the same settings, and the first one's parts are saved.
+    """
     if saving is None or saving.every_s <= 0:
+        for each in callbacks:
+            trainer.add_callback(each)
         steps = trainer.train()
         return Ran(steps.global_step, float(steps.training_loss), 0.0, [])
     saves = _Saves(trainer, saving, emit, stage, parts)
     found = saves.take_up()
-    trainer.add_callback(saves)
+    for each in (saves, *callbacks):
+        trainer.add_callback(each)
     try:
         with saves.in_place_of_the_trainers_own():
             steps = trainer.train(resume_from_checkpoint=None if found is None else str(found.folder))
     except TrainingError:
-        states.remove_others(saving.folder, [])  # it would end so again
+        workers.only_first(lambda: states.remove_others(saving.folder, []))  # it would end so again
         raise
     return Ran(steps.global_step, float(steps.training_loss), saves.before_s, saves.resumed_at)
 
@@ -90,7 +104,8 @@ class _Saves(TrainerCallback):
         self.trainer, self.saving, self.emit, self.stage, self.parts = trainer, saving, emit, stage, parts
         self.resumed_at: list[int] = []
         named = ", ".join(f"{name} {versions().get(name)}" for name in VERSIONS)
-        self._terms = f"{saving.terms}; {', '.join(sorted(parts))}; logs every {trainer.args.logging_steps}; {named}"
+        logs = f"logs every {trainer.args.logging_steps}; {workers.count()} workers"
+        self._terms = f"{saving.terms}; {', '.join(sorted(parts))}; {logs}; {named}"
         self._found: Saved | None = None
         self._saved: list[Saved] = []
         self.before_s = 0.0
@@ -98,19 +113,22 @@ class _Saves(TrainerCallback):
 
     def take_up(self) -> Saved | None:
         """The newest whole state, after all but the trainer itself has gone back to it; what is passed over is named."""
-        found, faults = states.newest(self.saving.folder, self._terms)
+        found, faults = workers.from_first(workers.only_first(self._newest) or (None, []))
         begin = "its beginning" if found is None else f"step {found.step}"
         for fault in faults:
             self._say(0, f"a saved state of training cannot be used ({fault}); training goes on from {begin}")
         if found is not None:
             loop = found.part(LOOP).values
             self.before_s, self.resumed_at = loop["spent_s"], [*loop["resumed_at"], found.step]
-            for name, part in self.parts.items():
+            for name, part in self.parts.items() if workers.rank() == 0 else ():
                 part.take_up(found.part(name))
             self._saved = [found]
         self._found = found
         self._begun = self._saved_at = time.perf_counter()
         return found
+
+    def _newest(self) -> tuple[Saved | None, list[str]]:
+        return states.newest(self.saving.folder, self._terms)
 
     @contextmanager
     def in_place_of_the_trainers_own(self) -> Iterator[None]:
@@ -150,13 +168,19 @@ class _Saves(TrainerCallback):
         is_last = step >= self.trainer.state.max_steps
         if self.trainer.control.should_training_stop and not is_last:
             return  # told to stop by the log of this very step
+        randomness, losses = workers.at_first(_randomness()), workers.at_first(self.trainer._tr_loss.cpu())
+        if workers.rank() == 0:
+            self._write(step, randomness, torch.stack(losses).mean())
+        self._saved_at = time.perf_counter()
+
+    def _write(self, step: int, randomness: list[Kept], loss: torch.Tensor) -> None:
         loop = _loop(self.trainer)
         spent = {"spent_s": self.before_s + time.perf_counter() - self._begun, "resumed_at": self.resumed_at}
         kept = {
             WEIGHTS: Kept({}, _trained_weights(self.trainer)),
             OPTIMIZER: _optimizer(self.trainer),
-            LOOP: Kept({**loop.values, **spent}, loop.tensors),
-            RANDOMNESS: _randomness(),
+            LOOP: Kept({**loop.values, **spent}, {"loss": loss}),
+            **{f"{RANDOMNESS}{number}": each for number, each in enumerate(randomness)},
             **{name: part.kept() for name, part in self.parts.items()},
         }
         more = {TRAINER_STATE_NAME: _trainer_state(self.trainer.state)}
@@ -165,7 +189,6 @@ class _Saves(TrainerCallback):
             states.remove_others(self.saving.folder, self._saved)
         except TrainingError as error:
             self._say(step, f"{error}; training goes on, and is saved again later")
-        self._saved_at = time.perf_counter()
 
     def _load_weights(self, folder: str, model: Any = None) -> None:
         assert self._found is not None
@@ -183,7 +206,7 @@ class _Saves(TrainerCallback):
 
     def _load_randomness(self, folder: str) -> None:
         assert self._found is not None
-        _give_randomness_back(self._found.part(RANDOMNESS))
+        _give_randomness_back(self._found.part(f"{RANDOMNESS}{workers.rank()}"))
 
     def _say(self, step: int, words: str) -> None:
         self.emit(Measurement(self.stage, step, None, {}, alarms=(words,)))
@@ -215,7 +238,7 @@ def _loop(trainer: Any) -> Kept:
         "metrics": {name: list(each) for name, each in trainer._metrics["train"].items()},
         "tokens": trainer._total_train_tokens,
     }
-    return Kept(values, {"loss": trainer._tr_loss})
+    return Kept(values)
 
 
 def _give_loop_back(trainer: Any, kept: Kept) -> None:

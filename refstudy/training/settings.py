@@ -21,9 +21,9 @@ from refstudy.recipes import Lora, Training
 huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
 
 
-def arguments(train: Training, seed: int, folder: str, log_every: int, rows: int) -> dict[str, Any]:
+def arguments(train: Training, seed: int, folder: str, log_every: int, rows: int, workers: int = 1) -> dict[str, Any]:
     """Keyword arguments for SFTConfig, RewardConfig and DPOConfig; a short run over few `rows` logs at least at its end."""
-    micro = micro_batch(train)
+    micro = micro_batch(train, workers)
     steps = math.ceil(math.ceil(rows / train.batch_size) * train.epochs)
     return {
         "output_dir": folder,
@@ -45,16 +45,21 @@ def arguments(train: Training, seed: int, folder: str, log_every: int, rows: int
         "report_to": "none",
         "save_strategy": "no",
         "eval_strategy": "no",
+        "ddp_find_unused_parameters": False,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,
     }
 
 
-def micro_batch(train: Training) -> int:
-    """Rows of one forward pass; they must divide the batch, so that every optimizer step averages over the same rows."""
-    micro = train.micro_batch or train.batch_size
+def micro_batch(train: Training, workers: int = 1) -> int:
+    """Rows of one forward pass of all workers; they must divide the batch, so that every optimizer step averages over the same
+    rows."""
+    micro = train.micro_batch * workers or train.batch_size
     if train.batch_size % micro:
-        raise TrainingError(f"train.micro_batch is {micro}; expected a divisor of the batch of {train.batch_size} rows")
+        each = f" on each of {workers} workers" if workers > 1 else ""
+        raise TrainingError(
+            f"train.micro_batch is {train.micro_batch}{each}; expected a divisor of the batch of {train.batch_size} rows"
+        )
     return micro
 
 

@@ -2,7 +2,9 @@
 
 import json
 import multiprocessing
+import os
 import resource
+import socket
 import time
 import warnings
 from collections.abc import Callable
@@ -133,7 +135,7 @@ def in_process(folder: Path, case: Case, *, kill_at: tuple[int, float] | None = 
     context.set_forkserver_preload([__name__])
     log, out = folder / "told.jsonl", folder / "out"
     log.unlink(missing_ok=True)
-    process = context.Process(target=_child, args=(folder, case, log, out, file_bytes))
+    process = context.Process(target=_child, args=(folder, case, log, out, file_bytes, None))
     process.start()
     if kill_at is not None:
         step, after_s = kill_at
@@ -155,8 +157,53 @@ def saved_steps(folder: Path) -> list[int]:
     return sorted(int(each.name.split("-")[1]) for each in (folder / "states").glob("step-*"))
 
 
-def _child(folder: Path, case: Case, log: Path, out: Path, file_bytes: int | None) -> None:
+def by_workers(folder: Path, case: Case, count: int, *, kill_at: int | None = None) -> Ending:
+    """Trains in so many processes that share each step; what the first one came to. `kill_at`: all are killed once the state of
+    a step was saved."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log, out = folder / "told.jsonl", folder / "out"
+    places = [Place(number, count, port) for number in range(count)]
+    processes = [context.Process(target=_child, args=(folder, case, log, out, None, each)) for each in places]
+    for each in processes:
+        each.start()
+    if kill_at is not None:
+        while max(saved_steps(folder), default=0) < kill_at and all(each.is_alive() for each in processes):
+            time.sleep(0.001)
+        for each in processes:
+            each.kill()
+    for each in processes:
+        each.join(300)
+    if any(each.exitcode for each in processes):
+        return Ending(processes[0].exitcode or -1, [])
+    return Ending(0, [], **json.loads((out / "numbers.json").read_text()), weights=load_file(out / "weights.safetensors"))
+
+
+@dataclass(frozen=True)
+class Place:
+    """One of several workers."""
+
+    rank: int
+    count: int
+    port: int
+
+    def join(self) -> None:
+        names = {"RANK": self.rank, "LOCAL_RANK": self.rank, "WORLD_SIZE": self.count, "LOCAL_WORLD_SIZE": self.count}
+        os.environ |= {name: str(value) for name, value in names.items()}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.port)}
+        torch.distributed.init_process_group("gloo")
+
+
+def _child(folder: Path, case: Case, log: Path, out: Path, file_bytes: int | None, place: Place | None) -> None:
     warnings.simplefilter("ignore")
+    if place is not None:
+        place.join()
+        if place.rank > 0:
+            train(Case(changes=case.changes), Saving(folder / "states", ALWAYS))
+            return torch.distributed.destroy_process_group()
 
     def emit(measurement: Measurement) -> None:
         with open(log, "a") as file:
