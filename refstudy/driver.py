@@ -367,9 +367,10 @@ def _tried(cell: Cell, job: Job) -> Record:
 
 
 def _of_trial(resources: spec.Resources) -> dict[str, float]:
-    """What Tune sets aside for a trial: nothing where workers of its own do the work."""
-    alone = resources.workers == 1
-    return {"cpu": resources.cpus, "gpu": resources.gpus, **resources.custom} if alone else {"cpu": 0, "gpu": 0}
+    """What Tune sets aside for a trial: next to nothing where workers of its own do the work, or they would wait for it."""
+    if resources.workers > 1:
+        return {"cpu": 0, "memory": 1}  # a byte, since Tune takes no empty request
+    return {"cpu": resources.cpus, "gpu": resources.gpus, **resources.custom}
 
 
 def _at_once(resources: spec.Resources) -> int | None:

@@ -98,7 +98,7 @@ def _on_worker(told: dict[str, Any]) -> None:
         failure = records.failure(error)["error"]
         (endings / str(rank)).write_text(json.dumps(failure | {"message": f"worker {rank + 1}: {failure['message']}"}))
         raise
-    (endings / "0").write_text(json.dumps(record["error"]))
     if record["status"] != "done":
+        (endings / "0").write_text(json.dumps(record["error"]))
         raise RuntimeError(f"the cell's record says failed: {record['error']['message']}")  # ends the others, wherever they wait
     workers.dismiss()
