@@ -1,5 +1,6 @@
 """Trials on two devices each: Ray Train's workers train together, the first one judges and records; what fails and dies."""
 
+import json
 import os
 import signal
 import sys
@@ -8,12 +9,13 @@ from typing import Any
 
 import pytest
 import ray.cloudpickle
+from ray import train
 
-from refstudy import artefacts, driver, grid, records, results
+from refstudy import artefacts, driver, grid, records, results, together
 from refstudy.errors import SpecError
 from refstudy.grid import Cell
 from refstudy.records import Record
-from refstudy.work import Work
+from refstudy.work import Job, Work
 from tests import sweeps
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
@@ -116,3 +118,18 @@ def test_shared_artefacts_have_no_workers_and_trials_no_shards(tmp_path):
             opened(tmp_path, assignment)
     with pytest.raises(SpecError, match="only tables are scored in shards"):
         opened(tmp_path, "resources.trial={shards: 2}")
+
+
+def test_exception_of_another_worker_is_recorded_in_its_words_and_a_death_is_left_to_tune(tmp_path):
+    sweep, (cell,), at = opened(tmp_path, "axes.beta=[0.1]", TWO)
+    job = Job(sweep.name, at.store.root, at.folder, tmp_path, sweep.spec.wandb, Work(), tmp_path / "stop")
+    endings = tmp_path / "endings"
+    endings.mkdir()
+    died = train.WorkerGroupError("a worker died", {1: RuntimeError("gone")})
+    with pytest.raises(train.WorkerGroupError, match="a worker died"):
+        together._failed(cell, job, endings, died)
+    (endings / "1").write_text(json.dumps({"type": "TableError", "message": "worker 2: lacks a pair", "traceback": ""}))
+    record = together._failed(cell, job, endings, died)
+    assert (record["status"], record["error"]["message"]) == ("failed", "worker 2: lacks a pair")
+    with pytest.raises(train.WorkerGroupError):
+        together._failed(cell, job, endings, train.WorkerGroupError("the first one died", {0: RuntimeError(), 1: RuntimeError()}))
