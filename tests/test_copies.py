@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from refstudy import copies, objects, processes, records, runs
-from refstudy.errors import StoreError
-from tests import object_server
+from refstudy import copies, driver, objects, processes, records, results, runs
+from refstudy.errors import SpecError, StoreError
+from tests import object_server, stub
 from tests.object_server import Proxy, keys
 from tests.test_depot import object_client
 
@@ -211,6 +211,13 @@ def command(*arguments: str, endpoint: str, cache: Path) -> subprocess.Completed
         env=os.environ | object_server.settings(endpoint, cache),
         timeout=300,
     )
+
+
+def test_trials_of_several_workers_are_refused_where_these_share_no_folder(url, endpoint, tmp_path):
+    sweep, at, cells = stub.opened(tmp_path, "resources.trial={workers: 2}")
+    with pytest.raises(SpecError, match=r"resources.trial.workers is 2, and the results are at s3://.*; give --results a path"):
+        driver.run_sweep(sweep, results.Results(copies.results_folder(url), at.store), cells)
+    assert not [key for key in keys(endpoint, url.split("/")[2]) if key.endswith(records.SWEEP)]
 
 
 def test_command_at_an_address_without_a_sweep_says_so_in_one_line(url, endpoint, tmp_path):

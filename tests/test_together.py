@@ -15,7 +15,7 @@ from refstudy import artefacts, driver, grid, records, results, together
 from refstudy.errors import SpecError
 from refstudy.grid import Cell
 from refstudy.records import Record
-from refstudy.work import Job, Work
+from refstudy.work import Work
 from tests import sweeps
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
@@ -121,15 +121,16 @@ def test_shared_artefacts_have_no_workers_and_trials_no_shards(tmp_path):
 
 
 def test_exception_of_another_worker_is_recorded_in_its_words_and_a_death_is_left_to_tune(tmp_path):
-    sweep, (cell,), at = opened(tmp_path, "axes.beta=[0.1]", TWO)
-    job = Job(sweep.name, at.store.root, at.folder, tmp_path, sweep.spec.wandb, Work(), tmp_path / "stop")
+    _, (cell,), at = opened(tmp_path, "axes.beta=[0.1]", TWO)
     endings = tmp_path / "endings"
     endings.mkdir()
     died = train.WorkerGroupError("a worker died", {1: RuntimeError("gone")})
     with pytest.raises(train.WorkerGroupError, match="a worker died"):
-        together._failed(cell, job, endings, died)
+        together._failed(cell, at.folder, endings, died)
     (endings / "1").write_text(json.dumps({"type": "TableError", "message": "worker 2: lacks a pair", "traceback": ""}))
-    record = together._failed(cell, job, endings, died)
+    record = together._failed(cell, at.folder, endings, died)
     assert (record["status"], record["error"]["message"]) == ("failed", "worker 2: lacks a pair")
     with pytest.raises(train.WorkerGroupError):
-        together._failed(cell, job, endings, train.WorkerGroupError("the first one died", {0: RuntimeError(), 1: RuntimeError()}))
+        together._failed(
+            cell, at.folder, endings, train.WorkerGroupError("the first one died", {0: RuntimeError(), 1: RuntimeError()})
+        )
