@@ -1,6 +1,7 @@
 """What the workers of a timed run do, counted: passes of models, tokens, times of store and logging, memory.
 
-Invariant: tokens are counted where a model meets them, in its forward pass, and never reckoned from what was planned.
+Invariant: tokens are counted where a model meets them, in its forward pass, and never reckoned from what was planned. What is no
+padding token is a token: no text has one.
 """
 
 import contextlib
@@ -92,22 +93,12 @@ class Counts:
         self.log_s += time.perf_counter() - begun
         return answer
 
-    def forward(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if ids is None:
-            return
-        key = f"{self.stage}/{_parameters(model)}"
-        of = self.passes.setdefault(key, {"passes": 0, "places": 0, "tokens": 0})
+    def meet(self, parameters: int, pad_id: int | None, embedding: Any, ids: tuple[Any, ...]) -> None:
+        """Counts the ids that a model of so many parameters looks up."""
+        of = self.passes.setdefault(f"{self.stage}/{parameters}", {"passes": 0, "places": 0, "tokens": 0})
         of["passes"] += 1
-        of["places"] += ids.numel()
-        mask = kwargs.get("attention_mask")
-        is_plain = mask is not None and mask.dim() == 2 and mask.shape == ids.shape
-        of["tokens"] += int(mask.sum() if is_plain else (ids != model.config.get_text_config().pad_token_id).sum())
-
-
-@functools.cache
-def _parameters(model: Any) -> int:
-    return int(sum(weight.numel() for weight in model.parameters()))
+        of["places"] += ids[0].numel()
+        of["tokens"] += int((ids[0] != pad_id).sum())
 
 
 @contextmanager
@@ -121,8 +112,10 @@ def counted(folder: Path, what: str, of: str, emit: Emit) -> Iterator[Counts]:
 
     def load(*args: Any, **options: Any) -> Any:
         model, tokenizer = own_load(*args, **options)
-        _parameters.cache_clear()
-        model.register_forward_pre_hook(counts.forward, with_kwargs=True)
+        parameters = sum(weight.numel() for weight in model.parameters())
+        # Where ids become vectors: whatever rows are laid together or padded above, these are the places that are computed.
+        meet = functools.partial(counts.meet, parameters, tokenizer.pad_token_id)
+        model.get_input_embeddings().register_forward_pre_hook(meet)
         return model, tokenizer
 
     begun, used, resident = time.time(), os.times(), memory_gb("VmRSS")
