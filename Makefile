@@ -10,7 +10,7 @@ STAMP := $(VENV)/installed
 RUN := $(VENV)/bin/refstudy
 PYTEST := $(VENV)/bin/python -m pytest
 
-.PHONY: sweep real-text study targets bench bench-growth bench-gpu test test-long check lint clean
+.PHONY: sweep real-text study targets bench bench-growth bench-gpu test test-long check audit lint clean
 
 sweep: $(STAMP)
 	$(RUN) run sweeps/quickstart.yaml
@@ -51,6 +51,11 @@ test-long: $(STAMP)
 	$(PYTEST) -m long
 
 check: lint test
+
+audit: $(STAMP)
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet pip-audit
+	$(VENV)/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
