@@ -60,8 +60,8 @@ def test_status_json_has_every_field_of_every_cell(finished: Any) -> None:
     assert len(rows) == 2
     for row in rows.values():
         assert set(row) == {
-            "cell_id", "policy", "reference", "beta", "seed", "status", "current", "degenerate", "reason", "win_rate", "win_rate_se",
-            "win_rate_on_sets",
+            "cell_id", "policy", "reference", "beta", "seed", "status", "current", "degenerate", "reason", "win_rate",
+            "win_rate_se", "win_rate_on_sets",
             "length_mean", "truncation_rate", "gold_reward", "precision", "kl_start_nats", "duration_s", "finished_at",
             "alarms",
         }  # fmt: skip
