@@ -7,6 +7,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from refstudy import disk
 from refstudy.errors import DataError, ModelError
 
 LARGE_BYTES = 64 * 2**20
@@ -37,7 +38,7 @@ def content_hash(path: str | Path) -> str:
         found = "is a folder" if file.is_dir() else "does not exist"
         raise DataError(f"data file {file} {found}; expected a JSONL, JSON, CSV or Parquet file: check the path")
     try:
-        return _remembered_sha256(file) if file.stat().st_size >= LARGE_BYTES else _sha256(file)
+        return _remembered_sha256(file) if file.stat().st_size >= LARGE_BYTES else disk.sha256(file)
     except OSError as error:
         raise DataError(f"data file {file} cannot be read: {error.strerror}") from error
 
@@ -105,13 +106,8 @@ def _no_weights(folder: Path) -> str:
     return f"checkpoint {folder} has no weights; expected model.safetensors (or its shards) beside its configuration"
 
 
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _remembered_sha256(file: Path) -> str:
-    """`_sha256`, read again only when path, size, time of change or inode differ from those it was computed for."""
+    """`disk.sha256`, read again only when path, size, time of change or inode differ from those it was computed for."""
     state = file.stat()
     key = f"{file.resolve()} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
     memory = _memory() / hashlib.sha256(key.encode()).hexdigest()
@@ -120,7 +116,7 @@ def _remembered_sha256(file: Path) -> str:
             return known
     except OSError:
         pass  # not remembered yet
-    digest = _sha256(file)
+    digest = disk.sha256(file)
     _remember(memory, digest)
     return digest
 

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from refstudy import copies, processes
+from refstudy import copies, disk, processes
 from refstudy.errors import StoreError
 from refstudy.objects import Entry, Found, Objects
 from refstudy.processes import life, this_process
@@ -232,9 +232,7 @@ class Depot:
         size = file.stat().st_size
         if size != about["size"]:
             return f"{name} has {size} bytes instead of {about['size']}"
-        with open(file, "rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        return None if digest == about["sha256"] else f"{name} has other bytes than were written"
+        return None if disk.sha256(file) == about["sha256"] else f"{name} has other bytes than were written"
 
     def _taken_back(self, name: str, manifest: Found | None, faults: list[str]) -> StoreError:
         """The error for a damaged artefact, whose manifest is removed, so that it counts as absent."""

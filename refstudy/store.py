@@ -7,7 +7,6 @@ an address, its depot says what is there, and the folders are copies.
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from refstudy import claims, depot
+from refstudy import claims, depot, disk
 from refstudy.depot import MANIFEST
 from refstudy.errors import StoreError
 from refstudy.identity import canonical, describe, fingerprint, kind
@@ -117,7 +116,7 @@ class Store:
         """The artefact's files whose bytes differ from the manifest's sha256; reads every byte."""
         folder = self.path(recipe)
         files = self._files(recipe) or {}
-        return [name for name, about in files.items() if _sha256(folder / name) != about["sha256"]]
+        return [name for name, about in files.items() if disk.sha256(folder / name) != about["sha256"]]
 
     def claim(self, recipe: Any) -> Claim | None:
         """The right to make the artefact; None if it exists, or while another living process makes it.
@@ -165,7 +164,7 @@ class Store:
             elif not self.has(claim.recipe):
                 self._move_aside(target)
                 _rename_unless_taken(claim.folder, target)
-                _sync(target.parent)
+                disk.sync(target.parent)
         except OSError as error:
             raise _unwritable(self.root, error) from error
         finally:
@@ -223,7 +222,7 @@ class Store:
         target.parent.mkdir(parents=True, exist_ok=True)
         self.discard(recipe)
         _rename_unless_taken(other.path(recipe), target)
-        _sync(target.parent)
+        disk.sync(target.parent)
 
     def discard_above(self, given: Iterable[Any]) -> int:
         """Removes the artefacts that were made of the given ones, directly or through others, and returns how many."""
@@ -291,13 +290,13 @@ class Store:
         write_json(claim.folder / RECIPE, {"canonical": canonical(claim.recipe), "description": describe(claim.recipe)})
         files = sorted(each for each in claim.folder.rglob("*") if each.is_file())
         listed = {
-            each.relative_to(claim.folder).as_posix(): {"size": each.stat().st_size, "sha256": _sha256(each)} for each in files
+            each.relative_to(claim.folder).as_posix(): {"size": each.stat().st_size, "sha256": disk.sha256(each)} for each in files
         }
         for each in files:
-            _sync(each)
+            disk.sync(each)
         write_json(claim.folder / MANIFEST, {"files": listed, "made_at": now(), "versions": versions()})
-        _sync(claim.folder / MANIFEST)
-        _sync(claim.folder)
+        disk.sync(claim.folder / MANIFEST)
+        disk.sync(claim.folder)
 
     def _move_aside(self, folder: Path) -> Path | None:
         """Where an artefact's folder was moved to, out of sight at once; None if there is none."""
@@ -329,19 +328,6 @@ def _rename_unless_taken(source: Path, target: Path) -> None:
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file of an artefact that is being made; publishing brings it to the disk."""
     file.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _is_unwritable(error: BaseException) -> bool:

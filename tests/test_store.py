@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from refstudy import claims, processes, store
+from refstudy import claims, disk, processes, store
 from refstudy.errors import StoreError
 from refstudy.identity import fingerprint
 from refstudy.recipes import Completions, GoldJudge, Hub, MiniaturePrompts, Sampling, Verdicts
@@ -143,7 +143,7 @@ def test_full_disk_while_publishing_becomes_one_clear_line(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     claim = at.claim(recipe())
-    monkeypatch.setattr(store, "_sync", full)
+    monkeypatch.setattr(disk, "sync", full)
     with pytest.raises(StoreError, match="No space left on device"):
         at.publish(claim)
     assert not at.has(recipe())

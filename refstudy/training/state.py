@@ -5,7 +5,6 @@ reading one runs no code; what lies there and is not whole, to the hash, is pass
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from refstudy import disk
 from refstudy.errors import TrainingError
 
 STATE, SEAL = "state.json", "seal.json"
@@ -65,11 +65,11 @@ def write(folder: Path, step: int, terms: str, parts: Mapping[str, Kept], more: 
         state = {"step": step, "terms": terms, "parts": {name: kept.values for name, kept in parts.items()}}
         for name, text in {**more, STATE: json.dumps(state)}.items():
             (making / name).write_text(text, encoding="utf-8")
-        (making / SEAL).write_text(json.dumps({each.name: _sha256(each) for each in sorted(making.iterdir())}))
+        (making / SEAL).write_text(json.dumps({each.name: disk.sha256(each) for each in sorted(making.iterdir())}))
         for each in (*making.iterdir(), making):
-            _sync(each)
+            disk.sync(each)
         os.rename(making, target)
-        _sync(folder)
+        disk.sync(folder)
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"the state of training at step {step} cannot be saved: {_reason(error)}") from error
     finally:
@@ -102,7 +102,7 @@ def _read(folder: Path, terms: str) -> Saved | str:
     """The state in a folder, or why it is none."""
     try:
         sealed = json.loads((folder / SEAL).read_bytes())
-        torn = [name for name, sha256 in sealed.items() if _sha256(folder / name) != sha256]
+        torn = [name for name, sha256 in sealed.items() if disk.sha256(folder / name) != sha256]
         if torn or STATE not in sealed:
             return f"{(torn or [STATE])[0]} is torn"
         state = json.loads((folder / STATE).read_bytes())
@@ -136,19 +136,6 @@ def _entries(folder: Path) -> list[Path]:
     with contextlib.suppress(OSError):
         return list(folder.iterdir())
     return []
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _reason(error: Exception) -> str:
