@@ -33,22 +33,24 @@ def assert_each_once(at, cells) -> None:
     assert {line for line, count in noted(at).items() if count > 1 and not line.startswith("trial")} == set()
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.long)])
-def test_driver_killed_at_random_times_loses_and_repeats_nothing(tmp_path, kills):
+@pytest.mark.parametrize(("kills", "seeds"), [(2, "[0]"), pytest.param(20, "[0, 1, 2, 3]", marks=pytest.mark.long)])
+def test_driver_killed_at_random_times_loses_and_repeats_nothing(tmp_path, kills, seeds):
     """A record that says done stays as it is to the byte, whatever follows. The times are drawn, from the begin of a cell on."""
-    times, (_, at, cells) = random.Random(0), opened(tmp_path, BETAS)
+    seeds = f"axes.seed={seeds}"
+    times, (_, at, cells) = random.Random(0), opened(tmp_path, BETAS, seeds)
     for _ in range(kills):
         before = finished(at)
-        process = started(tmp_path)
+        process = started(tmp_path, seeds)
         begun = len(list((at.folder / "cells").glob("*.json")))
         end = time.monotonic() + 120
         while len(list((at.folder / "cells").glob("*.json"))) <= begun and process.poll() is None and time.monotonic() < end:
             time.sleep(0.02)
         time.sleep(times.uniform(0, 1.0))
+        assert process.poll() is None  # cells are left
         kill(process)
         after = finished(at)
         assert {cell: after.get(cell) for cell in before} == before
-    code, line = ended(started(tmp_path))
+    code, line = ended(started(tmp_path, seeds))
     assert code == 0, line
     assert_each_once(at, cells)
     assert {cell: finished(at)[cell] for cell in after} == after
