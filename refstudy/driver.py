@@ -335,6 +335,7 @@ def _reported(key: str, job: Job, work: Callable[[Store, Emit], None]) -> dict[s
 def _trainable(config: dict[str, Any], job: Job, cells: Mapping[str, Cell]) -> None:
     """The function that Tune runs for each cell."""
     cell = cells[config["cell"]]
+    job.opened()  # from here on this process knows the places of the run
     if runs.is_asked(copies.here(job.stop_file)):
         tune.report({"done": False})
         return

@@ -262,7 +262,8 @@ def test_sweep_whose_driver_is_killed_goes_on_from_another_machine_with_each_cel
         time.sleep(0.3)
     lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in os.listdir("/proc") if pid.isdigit() and _reads(pid)]
     first.kill()
-    first.communicate(timeout=60)
+    told = first.communicate(timeout=60)
+    assert first.returncode == -9, told
     before = done(endpoint, bucket)
     assert 2 <= len(before) < 12
     second = object_server.started(RUN, str(file), url, endpoint=endpoint, cache=tmp_path / "second")

@@ -80,5 +80,5 @@ def test_terminal_shows_as_many_examples_as_asked(capsys):
 
 
 def test_table_of_cells_writes_out_escape_sequences_in_a_reason(capsys):
-    table.show([{"cell_id": "c1", "status": "failed", "reason": f"ModelError: {TERMINAL}"}])
+    table.show_cells([{"cell_id": "c1", "status": "failed", "reason": f"ModelError: {TERMINAL}"}])
     assert not set(capsys.readouterr().out) & set("\x1b\x07\x9b\r\b")
