@@ -393,7 +393,7 @@ def _progress_folder(shared: Path | None) -> Iterator[Path]:
             copies.remove_folder(folder)
 
 
-def _clear_claims(store: Store, within_s: float = 3.0) -> None:
+def _clear_claims(store: Store, within_s: float = 5.0) -> None:
     """Frees what the ended workers had claimed; they take a moment to die."""
     end = time.monotonic() + within_s
     while store.clear_dead() and time.monotonic() < end:
