@@ -28,7 +28,7 @@ from refstudy import records
 from refstudy.errors import DataError
 
 DRAWS = 1_000
-"""Resamples behind an interval: a sixth of a second for a cell of 768 prompts."""
+"""Resamples behind an interval: a twentieth of a second for a cell of 768 prompts."""
 MANY, FEWER_DRAWS = 400, 200
 """Beyond so many cells and points each interval rests on fewer resamples, so that the report of a thousand cells takes a minute."""
 THREADS = 2
@@ -180,7 +180,7 @@ def _write(path: Path, found: Difficulty) -> None:
         {"policy": policy, "judge": judge, "prompts": prompts, "cells": list(of.p), "p": of.p}
         for (policy, judge, prompts), of in found.groups.items()
     ]
-    # Without indentation, which Python's own encoder writes: of a thousand cells that takes 15 s.
+    # Without indentation, which Python's own encoder writes: of a thousand cells that takes 9 s more.
     records.write_text(path, json.dumps({"name": found.name, "groups": groups}, ensure_ascii=False, allow_nan=False))
 
 

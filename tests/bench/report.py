@@ -20,7 +20,9 @@ MEGABYTE = 1e6
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="200 cells each")
-    parser.add_argument("--times", type=int, default=3, help="how often the report is written; the first time also warms the disk")
+    parser.add_argument(
+        "--times", type=int, default=3, help="how often the report is written; the first one also takes the difficulty of prompts"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as at:
         folder, store = built(Path(at), args.seeds)
