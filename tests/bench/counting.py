@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from refstudy import work
 from refstudy.grid import Cell
@@ -120,7 +121,7 @@ def counted(folder: Path, what: str, of: str, emit: Emit) -> Iterator[Counts]:
 
     begun, used, resident = time.time(), os.times(), memory_gb("VmRSS")
     forget_peak()
-    with _replaced(models, "load", load), _timed_store(counts):
+    with mock.patch.object(models, "load", load), _timed_store(counts):
         yield counts
     now = os.times()
     line = {
@@ -168,16 +169,6 @@ def _timed_store(counts: Counts) -> Iterator[None]:
     finally:
         for name, method in own.items():
             setattr(Store, name, method)
-
-
-@contextmanager
-def _replaced(module: Any, name: str, stand_in: Any) -> Iterator[None]:
-    own = getattr(module, name)
-    setattr(module, name, stand_in)
-    try:
-        yield
-    finally:
-        setattr(module, name, own)
 
 
 def memory_gb(name: str) -> float:
