@@ -23,39 +23,40 @@ from refstudy.measurement import Emit, Measurement, silent
 from refstudy.recipes import Recipe, Table
 from refstudy.records import Record
 from refstudy.store import Store
+from refstudy.work import Work
 
 COUNTS = "counts.jsonl"
 STORE_METHODS = ("has", "path", "claim", "wait", "publish")
 
 
-def counted_work(folder: Path) -> work.Work:
+def counted_work(folder: Path, own: Work) -> Work:
     """Workers' own functions, each with counters around it."""
-    return work.Work(
-        make=functools.partial(make, folder),
-        trial=functools.partial(trial, folder),
-        score=functools.partial(score, folder),
-        warm=functools.partial(warm, folder),
+    return Work(
+        make=functools.partial(make, folder, own),
+        trial=functools.partial(trial, folder, own),
+        score=functools.partial(score, folder, own),
+        warm=functools.partial(warm, folder, own),
     )
 
 
-def warm(folder: Path) -> None:
+def warm(folder: Path, own: Work) -> None:
     with counted(folder, "warm", "", silent):
-        work.warm_here()
+        own.warm()
 
 
-def make(folder: Path, wanted: Sequence[Recipe], store: Store, emit: Emit) -> None:
+def make(folder: Path, own: Work, wanted: Sequence[Recipe], store: Store, emit: Emit) -> None:
     with counted(folder, _task_kind(wanted), " ".join(fingerprint(each) for each in wanted), emit) as counts:
-        work.make_here(wanted, store, counts.emit)
+        own.make(wanted, store, counts.emit)
 
 
-def score(folder: Path, wanted: Sequence[Recipe], number: int, of: int, store: Store, emit: Emit) -> None:
+def score(folder: Path, own: Work, wanted: Sequence[Recipe], number: int, of: int, store: Store, emit: Emit) -> None:
     with counted(folder, "score", f"part {number} of {of}", emit) as counts:
-        work.score_here(wanted, number, of, store, counts.emit)
+        own.score(wanted, number, of, store, counts.emit)
 
 
-def trial(folder: Path, cell: Cell, store: Store, at: Path, emit: Emit) -> Record:
+def trial(folder: Path, own: Work, cell: Cell, store: Store, at: Path, emit: Emit) -> Record:
     with counted(folder, "trial", cell.id, emit) as counts:
-        record = work.try_here(cell, store, at, counts.emit)
+        record = own.trial(cell, store, at, counts.emit)
         counts.phases_s = record["phases_s"] if record["status"] == "done" else {}
     return record
 

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from refstudy import cli, driver
+from refstudy import cli, driver, work
+from refstudy.grid import Sweep
 from tests.bench import counting
 
 RUN = "run.json"
@@ -22,14 +23,13 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     times, clock, own_run = {"begun": time.time()}, time.perf_counter(), driver.run_sweep
 
-    def timed_run(*args: Any, **options: Any) -> int:
+    def timed_run(sweep: Sweep, *args: Any, **options: Any) -> int:
         begun, used = time.perf_counter(), _cpu_s()
         try:
-            return own_run(*args, **options)
+            return own_run(sweep, *args, **options, work=counting.counted_work(folder, work.work_of(sweep.spec.train)))
         finally:
             times.update(run_s=time.perf_counter() - begun, driver_cpu_s=_cpu_s() - used)
 
-    driver.Work = lambda **_: counting.counted_work(folder)  # type: ignore[assignment,misc]
     driver.run_sweep = timed_run
     try:
         cli.main()
