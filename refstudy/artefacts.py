@@ -4,7 +4,6 @@ Invariant: reading needs no torch, apart from the two functions that read tokens
 """
 
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -41,7 +40,7 @@ def read_completions(recipe: recipes.AnyAnswers, store: Store) -> list[Completio
 
 
 def read_verdicts(recipe: recipes.Verdicts, store: Store) -> list[dict[str, Any]]:
-    return [asdict(each) for each in judges.read(store.path(recipe))]
+    return [dict(vars(each)) for each in judges.read(store.path(recipe))]
 
 
 def read_divergence(recipe: recipes.Divergence, store: Store) -> list[dict[str, Any]]:

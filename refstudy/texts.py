@@ -126,7 +126,7 @@ def write_lines(path: Path, rows: Iterable[Prompt | Pair | Completion]) -> None:
     """Writes one JSON object a line (UTF-8, non-ASCII kept); what only prompts of several turns have stands there for these."""
     with open(path, "w", encoding="utf-8") as file:
         for row in rows:
-            values = {name: value for name, value in dataclasses.asdict(row).items() if value or name not in OF_SEVERAL_TURNS}
+            values = {name: value for name, value in vars(row).items() if value or name not in OF_SEVERAL_TURNS}
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
 

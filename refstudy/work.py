@@ -4,6 +4,7 @@ Invariant: small, and free of torch and Ray; what a function needs for making is
 """
 
 import functools
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,17 @@ from refstudy.results import Results
 from refstudy.store import Store
 
 
+@functools.cache
 def warm_here() -> None:
-    """Imports what making needs; on a worker, while nothing is there yet to be made on it."""
-    from refstudy import make  # noqa: F401  # imports torch and trl: seconds
+    """Imports what making needs, once; on a worker, while nothing is there yet to be made on it."""
+    from refstudy import make, trial  # noqa: F401  # imports torch and trl: seconds
+
+    gc.freeze()  # what was imported stays: the full collection that each trainer begins with need not look at it, 0.4 s
 
 
 def make_here(wanted: Sequence[Recipe], store: Store, emit: Emit, save_every_s: float = 0.0) -> None:
     """Makes artefacts in this process, one after another; on a worker."""
+    warm_here()
     from refstudy import make  # imports torch: only where something is made
 
     make.make_all(wanted, store, emit, save_every_s)
@@ -31,6 +36,7 @@ def make_here(wanted: Sequence[Recipe], store: Store, emit: Emit, save_every_s: 
 
 def score_here(wanted: Sequence[Recipe], number: int, of: int, store: Store, emit: Emit) -> None:
     """Scores part `number` of `of` of each table in this process; on a worker."""
+    warm_here()
     from refstudy import make, passes
 
     make.score_shard(wanted, passes.Shard(number, of), store, emit)
@@ -38,6 +44,7 @@ def score_here(wanted: Sequence[Recipe], number: int, of: int, store: Store, emi
 
 def try_here(cell: Cell, store: Store, folder: Path, emit: Emit) -> Record:
     """Runs a cell's trial in this process; on a worker."""
+    warm_here()
     from refstudy import trial
 
     return trial.run_trial(cell, store, folder, emit)

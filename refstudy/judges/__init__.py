@@ -6,7 +6,7 @@ Invariant: a verdict is about one prompt and says on what it rests; what a judge
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -81,4 +81,4 @@ def sigmoid(x: float) -> float:
 def _row(verdict: Verdict) -> dict[str, Any]:
     unknown = {"label"} if verdict.label is None else set()
     unknown |= set(OF_ORDERS) if verdict.read is None else set()
-    return {name: value for name, value in asdict(verdict).items() if name not in unknown}
+    return {name: value for name, value in vars(verdict).items() if name not in unknown}

@@ -4,7 +4,6 @@ Invariant: a pure function of world, prompts and texts.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from refstudy.judges import Verdict, check_same_prompts
@@ -38,5 +37,5 @@ def _verdict(prompt: Prompt, candidate: GoldScore, baseline: GoldScore) -> Verdi
 
 def _detail(score: GoldScore) -> dict[str, Any]:
     """stated, true, false, repeated, asked, precision; the reward stands beside them in the verdict."""
-    parts = {name: value for name, value in asdict(score).items() if name != "reward"}
+    parts = {name: value for name, value in vars(score).items() if name != "reward"}
     return {**parts, "precision": score.precision}

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
-from refstudy import artefacts, generation, grid, make, plan, recipes, results, shelf, tables, token_pairs, trial
+from refstudy import artefacts, generation, grid, make, plan, recipes, results, shelf, tables, token_pairs, trial, work
 from refstudy.grid import Cell
 from refstudy.judges import judging
 from refstudy.measurement import silent
@@ -46,6 +46,7 @@ def main() -> None:
     cells = grid.cells(sweep)[: given.cells + (not given.cold)]
     results.begin(at, sweep, cells)
     make.make_all(plan.shared(cells, at.store), at.store)
+    work.warm_here()
     if not given.cold:
         timed_trial(cells[0], at)
     rounds = [one_round(cell, at) for cell in cells[-given.cells :]]
