@@ -6,7 +6,7 @@ folder of its own, so that what a killed or beaten one left is never mixed with 
     manifests/<kind>-<id>.json            names the files with sizes and sha256, and their folder
     artefacts/<kind>-<id>/<folder>/...
     claims/<kind>-<id>.json               who makes it, written anew at every beat
-    partial/<kind>-<id>...                what is worth keeping of a half-made one
+    partial/<kind>-<id>...                what is worth keeping of a half-made one; states of its training: see `far_states`
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from typing import Any
 
 from refstudy import copies, disk, processes
 from refstudy.errors import StoreError
+from refstudy.far_states import FarStates
 from refstudy.objects import Entry, Found, Objects
 from refstudy.processes import life, this_process
 from refstudy.provenance import now
@@ -77,6 +78,7 @@ class Depot:
         self._asked = 0
         self._sent: dict[Path, int] = {}
         """Bytes of each partial file that the store has."""
+        self._states: dict[str, FarStates] = {}
 
     def has(self, name: str) -> bool:
         """Whether the artefact is there."""
@@ -125,6 +127,8 @@ class Depot:
         if etag is not None:
             self._etags[name] = etag
             _put(folder, target, self.root / "torn")
+        if name in self._states:
+            self._states[name].stop()
         with contextlib.suppress(StoreError):  # litter of makers that were killed or beaten
             self._clear(f"artefacts/{name}/", except_for=f"{place}/") if etag else self._clear(f"{place}/")
             self._clear(f"partial/{name}.")
@@ -165,7 +169,7 @@ class Depot:
 
     def bring_partial(self, name: str) -> None:
         """Reads what other machines have of a half-made artefact. Such files only grow: the longer one is the later."""
-        for entry in self._objects.below(f"partial/{name}."):
+        for entry in self._objects.below(f"partial/{name}.", deep=False):
             file = self.root / entry.key
             found = self._objects.read(entry.key)
             if found is not None and len(found.body) > (file.stat().st_size if file.exists() else 0):
@@ -176,16 +180,26 @@ class Depot:
                 self._sent[file] = len(found.body)
 
     def keep_partial(self, name: str) -> None:
-        """Puts into the store what grew of a half-made artefact here; a store out of reach costs this alone.
-
-        The saved states of a training stay on their machine: they are as large as the model and its optimizer.
-        """
+        """Puts into the store what grew of a half-made artefact here; a store out of reach costs this alone."""
         with contextlib.suppress(StoreError, OSError):
             for file in sorted((self.root / "partial").glob(f"{name}.*jsonl")):
                 content = file.read_bytes()
                 if len(content) > self._sent.get(file, 0):
                     self._objects.write(file.relative_to(self.root).as_posix(), content)
                     self._sent[file] = len(content)
+
+    def states(self, name: str) -> FarStates:
+        """The saved states of the artefact's training."""
+        return self._states.setdefault(name, FarStates(self._objects, f"partial/{name}.training"))
+
+    def trainings(self) -> dict[str, float]:
+        """The names of the artefacts of whose training states lie there, with the seconds since the last was put there."""
+        found: dict[str, float] = {}
+        for entry in self._objects.below("partial/"):
+            name, ending, _ = entry.key.removeprefix("partial/").partition(".training/")
+            if ending and "/" not in name:
+                found[name] = min(entry.age_s, found.get(name, entry.age_s))
+        return found
 
     def _ask(self, name: str) -> None:
         """Looks for one manifest, or, after many questions, for all."""

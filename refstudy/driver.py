@@ -102,6 +102,7 @@ class _Run:
 
     def run(self, address: str | None, retry_failed: bool, arm: Callable[[], None]) -> set[str]:
         """Runs all that is missing and allowed; returns the ids of the cells that `limits.cells` leaves to a later run."""
+        self.at.store.clear_states(cell.dpo for cell in self.cells if not plan.trains(cell, self.at.store))
         missing = results.pending(self.at, self.cells, again=retry_failed)
         pending = self._allowed(missing)
         left_out = {cell.id for cell in missing} - {cell.id for cell in pending}

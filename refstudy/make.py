@@ -273,7 +273,7 @@ def _fine_tune(recipe: recipes.Sft, store: Store, folder: Path, emit: Emit, save
         destination=folder,
         emit=emit,
         system_role=at.system_role,
-        saving=Saving(store.training(recipe), save_every_s),
+        saving=_saving(recipe, store, save_every_s),
     )
 
 
@@ -293,7 +293,7 @@ def _train_reward_model(recipe: recipes.RewardModel, store: Store, folder: Path,
         destination=folder,
         emit=emit,
         drop_long=recipe.pairs.unusable == "drop",
-        saving=Saving(store.training(recipe), save_every_s),
+        saving=_saving(recipe, store, save_every_s),
     )
 
 
@@ -328,8 +328,12 @@ def _train(recipe: recipes.Dpo, store: Store, emit: Emit, save_every_s: float, w
         validation=validation,
         along=None if evaluations is None or not is_first else _along(evaluations, store),
         checkpoint=dpo.Checkpoint(recipe.checkpoint, recipe.checkpoint_every) if is_first else dpo.Checkpoint(),
-        saving=Saving(store.training(recipe), save_every_s, terms=curve),
+        saving=_saving(recipe, store, save_every_s, curve),
     )
+
+
+def _saving(recipe: Recipe, store: Store, every_s: float, terms: str = "") -> Saving:
+    return Saving(store.training(recipe), every_s, terms, store.far_training(recipe))
 
 
 def _along(recipe: recipes.Along, store: Store) -> dpo.Along:

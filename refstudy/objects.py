@@ -37,6 +37,8 @@ class Entry:
     etag: str
     age_s: float
     """Seconds since it was written, by the server's own clock: whole ones."""
+    size: int
+    """Bytes."""
 
 
 @dataclass(frozen=True)
@@ -131,10 +133,13 @@ class Objects:
         finally:
             self.remove(key)
 
-    def upload(self, file: Path, key: str) -> None:
-        """Writes a file of any size as an object; one above 8 MB in parts that appear together."""
+    def upload(self, file: Path, key: str, alone: bool = False) -> None:
+        """Writes a file of any size as an object; one above 8 MB in parts that appear together. `alone`: on this thread, without
+        others that the end of the process would wait for."""
         with self._in_words("written", key) as client:
-            client.upload_file(str(file), self._bucket, self._key(key))
+            from boto3.s3.transfer import TransferConfig
+
+            client.upload_file(str(file), self._bucket, self._key(key), Config=TransferConfig(use_threads=not alone))
 
     def download(self, key: str, file: Path) -> bool:
         """Writes the object into a file; False if there is none."""
@@ -237,7 +242,8 @@ def _client(process: int, hasty: bool) -> Any:
 def _entry(key: str, about: dict[str, Any], answer: dict[str, Any]) -> Entry:
     said = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
     now = parsedate_to_datetime(said).timestamp() if said else time.time()
-    return Entry(key, str(about["ETag"]), max(0.0, now - about["LastModified"].timestamp()))
+    size = int(about["Size"] if "Size" in about else about["ContentLength"])
+    return Entry(key, str(about["ETag"]), max(0.0, now - about["LastModified"].timestamp()), size)
 
 
 def _code(error: Any) -> str:
@@ -247,13 +253,14 @@ def _code(error: Any) -> str:
 
 def _reason(error: Exception) -> tuple[str, str]:
     """(what went wrong, what to do), in words that quote neither the server nor a setting."""
-    response = getattr(error, "response", None) or getattr(error.__context__, "response", None)  # of an upload: what it rests on
+    at_fault = error if hasattr(error, "response") else error.__context__  # of an upload: what it rests on
+    response = getattr(at_fault, "response", None)
     if not isinstance(response, dict):
         name = type(error).__name__
         if "Credential" in name:
             return f"no credentials were found ({name})", "set AWS_ACCESS_KEY_ID and its secret, or give the machine a role"
         return f"no answer that can be used ({name})", f"after {TRIES} tries; check the network and AWS_ENDPOINT_URL, and run again"
-    code, status = _code(error), response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    code, status = _code(at_fault), response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     if code == "NoSuchBucket":
         return "there is no such bucket", "make it, or check the address"
     if status in (401, 403) or "Access" in code:

@@ -21,6 +21,7 @@ from typing import Any
 from refstudy import claims, depot, disk
 from refstudy.depot import MANIFEST
 from refstudy.errors import StoreError
+from refstudy.far_states import FarStates
 from refstudy.identity import canonical, describe, fingerprint, kind
 from refstudy.processes import Heartbeat, life, this_process
 from refstudy.provenance import now, versions
@@ -29,6 +30,8 @@ RECIPE = "recipe.json"
 PROCESS = "process.json"
 POLL_S, FAR_POLL_S = 0.2, 1.0
 NO_SPACE = os.strerror(errno.ENOSPC)
+STATES_KEPT_S = 30 * 24 * 3600.0
+"""A training whose last state is older is not gone on with: its cell failed for good, or is in no grid any more."""
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
 
@@ -148,10 +151,7 @@ class Store:
 
     def holder(self, recipe: Any) -> dict[str, Any] | None:
         """The living process that makes the artefact now (pid, host, started, started_at); None if there is none."""
-        if self._depot is not None:
-            return self._depot.holder(_name(recipe))
-        held = self._claims.of(_name(recipe))
-        return held[-1].process if held and held[-1].is_alive() else None
+        return self._holder(_name(recipe))
 
     def publish(self, claim: Claim) -> Path:
         """The artefact's folder, now complete and visible to all; an artefact published meanwhile by another is kept instead."""
@@ -169,7 +169,7 @@ class Store:
             raise _unwritable(self.root, error) from error
         finally:
             claim.release()
-        self.clear_partial(claim.recipe)
+        self._clear_partial_here(_name(claim.recipe))
         return self.path(claim.recipe)
 
     def partial(self, recipe: Any) -> Path:
@@ -183,11 +183,28 @@ class Store:
         """A folder for the saved states of a training, from which whoever goes on with it begins; it goes as `partial` does."""
         return self.root / "partial" / f"{_name(recipe)}.training"
 
+    def far_training(self, recipe: Any) -> FarStates | None:
+        """The states of the same training that other machines find, where the store is an address."""
+        return None if self._depot is None else self._depot.states(_name(recipe))
+
     def clear_partial(self, recipe: Any) -> None:
         """Removes what was kept of an artefact half made; for what is made and not published."""
-        for file in (self.root / "partial").glob(f"{_name(recipe)}.*jsonl"):
-            file.unlink(missing_ok=True)
-        shutil.rmtree(self.training(recipe), ignore_errors=True)
+        self._clear_training(_name(recipe))
+
+    def clear_states(self, done: Iterable[Any]) -> None:
+        """Removes the saved states of trainings that nobody will go on with: of the recipes in `done`, which is gone through only
+        if there are any states, of published artefacts, and of those that were left for STATES_KEPT_S. Whoever trains now for
+        another sweep keeps its own."""
+        found = {each.name.removesuffix(".training"): _age_s(each) for each in (self.root / "partial").glob("*.training")}
+        if self._depot is not None:
+            found |= self._depot.trainings()
+        if not found:
+            return
+        finished = {_name(recipe) for recipe in done}
+        for name, age_s in found.items():
+            is_left = name in finished or age_s > STATES_KEPT_S or self._has(name)
+            if is_left and self._holder(name) is None:
+                self._clear_training(name)
 
     def keep_partial(self, recipe: Any) -> None:
         """Brings what is kept of an artefact half made to where other machines find it; a store out of reach is passed over."""
@@ -249,6 +266,28 @@ class Store:
     def size_bytes(self, recipe: Any) -> int:
         """Bytes of the artefact's files; 0 if it is absent."""
         return sum(about["size"] for about in (self._files(recipe) or {}).values())
+
+    def _holder(self, name: str) -> dict[str, Any] | None:
+        if self._depot is not None:
+            return self._depot.holder(name)
+        held = self._claims.of(name)
+        return held[-1].process if held and held[-1].is_alive() else None
+
+    def _has(self, name: str) -> bool:
+        """Whether something is published under a name."""
+        return self._depot.has(name) if self._depot is not None else (self.root / name.replace("-", "/", 1) / MANIFEST).exists()
+
+    def _clear_training(self, name: str) -> None:
+        """Where the store is out of reach what lies there stays, until a run clears it."""
+        if self._depot is not None:
+            with contextlib.suppress(StoreError):
+                self._depot.states(name).clear()
+        self._clear_partial_here(name)
+
+    def _clear_partial_here(self, name: str) -> None:
+        for file in (self.root / "partial").glob(f"{name}.*jsonl"):
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self.root / "partial" / f"{name}.training", ignore_errors=True)
 
     def _folder(self, recipe: Any) -> Path:
         return self.root / kind(recipe) / fingerprint(recipe)
@@ -314,6 +353,14 @@ class Store:
 
 def _name(recipe: Any) -> str:
     return f"{kind(recipe)}-{fingerprint(recipe)}"
+
+
+def _age_s(folder: Path) -> float:
+    """Seconds since something last appeared in the folder."""
+    try:
+        return time.time() - folder.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _rename_unless_taken(source: Path, target: Path) -> None:

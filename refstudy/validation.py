@@ -346,12 +346,12 @@ def _make(subjects: list[_Subject], rows: list[Row], store: Store, showing: Show
         board = Board(Path(folder))
         board.add(Item(fingerprint(each), stage_of(each), plan.title(each)) for each in missing)
         with showing(board):
-            failed = _make_each(missing, store, Path(folder))
+            failed = _make_each(missing, store, Path(folder), subjects[0].cell.save_every_s)
     left = {key: [fingerprint(each) for each in plan.missing(tables, store)] for key, tables in wanted.items()}
     return {key: next(failed[each] for each in ids if each in failed) for key, ids in left.items() if failed.keys() & ids}
 
 
-def _make_each(missing: list[Recipe], store: Store, folder: Path) -> dict[str, str]:
+def _make_each(missing: list[Recipe], store: Store, folder: Path, save_every_s: float) -> dict[str, str]:
     """Makes the recipes in their order; why not, by the id of each that could not be made."""
     failed: dict[str, str] = {}
     for recipe in missing:
@@ -362,7 +362,7 @@ def _make_each(missing: list[Recipe], store: Store, folder: Path) -> dict[str, s
             continue
         reporter = Reporter(folder, key)
         try:
-            make.make(recipe, store, reporter)
+            make.make(recipe, store, reporter, save_every_s=save_every_s)
         except RefstudyError as error:
             failed[key] = f"{plan.title(recipe)} cannot be made: {error}"
         except Exception as error:  # what a user cannot mend ends this reference, not the others

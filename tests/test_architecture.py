@@ -44,7 +44,7 @@ ANALYSIS = {"numpy", "scipy", "pandas", "matplotlib", "jinja2", "markupsafe"}
 ANALYSIS_READS = {"measures", "recipes", "identity", "store", "records", "texts", "errors"}
 
 LAYERS = (
-    *("errors", "identity", "processes", "provenance", "measurement", "objects", "copies", "disk", "depot", "claims"),
+    *("errors", "identity", "processes", "provenance", "measurement", "objects", "copies", "disk", "far_states", "depot", "claims"),
     *("recipes", "hub", "texts", "content", "sweepfile", "endpoint", "journal"),
     *("measures", "memory", "checkpoints", "turns", "datafiles", "store", "records"),
     *(

@@ -9,7 +9,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -19,7 +19,8 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from refstudy.errors import TrainingError
+from refstudy.errors import StoreError, TrainingError
+from refstudy.far_states import FarStates
 from refstudy.measurement import Emit, Measurement
 from refstudy.provenance import versions
 from refstudy.training import state as states
@@ -40,6 +41,8 @@ class Saving:
     """Seconds from one save to the next; a training that takes less saves nothing. 0: none is ever saved."""
     terms: str = ""
     """What, beside the folder's recipe, the numbers that are gathered along training follow from."""
+    far: FarStates | None = None
+    """Where other machines find the states, if this one dies."""
 
 
 class Part(Protocol):
@@ -92,8 +95,9 @@ def run(
         with saves.in_place_of_the_trainers_own():
             steps = trainer.train(resume_from_checkpoint=None if found is None else str(found.folder))
     except TrainingError:
-        workers.only_first(lambda: states.remove_others(saving.folder, []))  # it would end so again
+        workers.only_first(saves.clear)  # it would end so again
         raise
+    saves.tell_fault(steps.global_step)
     return Ran(steps.global_step, float(steps.training_loss), saves.before_s, saves.resumed_at)
 
 
@@ -128,7 +132,26 @@ class _Saves(TrainerCallback):
         return found
 
     def _newest(self) -> tuple[Saved | None, list[str]]:
-        return states.newest(self.saving.folder, self._terms)
+        folder, far = self.saving.folder, self.saving.far
+        found, faults = states.newest(folder, self._terms)
+        if far is None:
+            return found, faults
+        above = -1 if found is None else found.step
+        brought, missed = far.bring(folder, self._terms, above, lambda each: states.fault(each, self._terms))
+        return (found if brought is None else Saved(*brought)), [*faults, *missed]
+
+    def clear(self) -> None:
+        """Removes all states, here and where other machines find them."""
+        states.remove_others(self.saving.folder, [])
+        if self.saving.far is not None:
+            with suppress(StoreError):
+                self.saving.far.clear()
+
+    def tell_fault(self, step: int) -> None:
+        """Tells why other machines do not find the last state, once for as long as that lasts."""
+        fault = self.saving.far.fault() if self.saving.far is not None else None
+        if fault is not None:
+            self._say(step, f"a saved state of training is on this machine alone ({fault}); training goes on, and tries the next")
 
     @contextmanager
     def in_place_of_the_trainers_own(self) -> Iterator[None]:
@@ -156,11 +179,17 @@ class _Saves(TrainerCallback):
             self.emit(Measurement(each.stage, each.step, state.max_steps, each.values))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        is_due = time.perf_counter() - self._saved_at >= self.saving.every_s
+        is_due = time.perf_counter() - self._saved_at >= self._interval_s()
         if state.global_step >= state.max_steps:  # where one was saved, the policy may be long in use before it is published
             control.should_save = (is_due or bool(self._saved)) and _ends_with_an_epoch(self.trainer)
         elif is_due and not control.should_training_stop:
             control.should_save = True
+
+    def _interval_s(self) -> float:
+        """Seconds from a save to the next. States that travel are saved earlier by the time that takes, so that what another
+        machine goes on from is no older than `every_s`; but at most twice as often."""
+        every_s, far = self.saving.every_s, self.saving.far
+        return every_s if far is None else max(every_s - far.took_s, every_s / 2)
 
     def _save(self, model: Any, trial: Any) -> None:
         """Writes the state after a step and its log; training goes on where that fails."""
@@ -186,9 +215,14 @@ class _Saves(TrainerCallback):
         more = {TRAINER_STATE_NAME: _trainer_state(self.trainer.state)}
         try:
             self._saved.append(states.write(self.saving.folder, step, self._terms, kept, more))
-            states.remove_others(self.saving.folder, self._saved)
         except TrainingError as error:
             self._say(step, f"{error}; training goes on, and is saved again later")
+            return
+        far = self.saving.far
+        if far is not None:
+            far.send(self._saved[-1].folder, self._terms)
+            self.tell_fault(step)
+        states.remove_others(self.saving.folder, self._saved, far.in_use() if far is not None else ())
 
     def _load_weights(self, folder: str, model: Any = None) -> None:
         assert self._found is not None

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,15 @@ def newest(folder: Path, terms: str) -> tuple[Saved | None, list[str]]:
     return None, faults
 
 
-def remove_others(folder: Path, but: list[Saved]) -> None:
-    """Removes all that lies in `folder` beside the last KEPT of these states, and the folder if nothing stays."""
-    stays = {each.folder for each in but[-KEPT:]}
+def fault(folder: Path, terms: str) -> str | None:
+    """What is wrong with the state in a folder; None if it is whole and was written under the same terms."""
+    found = _read(folder, terms)
+    return None if isinstance(found, Saved) else found
+
+
+def remove_others(folder: Path, but: list[Saved], in_use: Collection[Path] = ()) -> None:
+    """Removes all that lies in `folder` beside the last KEPT of these states and those in use, and the folder if nothing stays."""
+    stays = {*(each.folder for each in but[-KEPT:]), *in_use}
     for each in _entries(folder):
         if each not in stays:
             shutil.rmtree(each, ignore_errors=True)
@@ -102,9 +108,12 @@ def _read(folder: Path, terms: str) -> Saved | str:
     """The state in a folder, or why it is none."""
     try:
         sealed = json.loads((folder / SEAL).read_bytes())
-        torn = [name for name, sha256 in sealed.items() if disk.sha256(folder / name) != sha256]
+        files = {each.name: each for each in folder.iterdir()}  # a name under the seal may lead elsewhere
+        torn = [name for name, sha256 in sealed.items() if disk.sha256(files[name]) != sha256]
         if torn or STATE not in sealed:
             return f"{(torn or [STATE])[0]} is torn"
+        if strange := files.keys() - {SEAL, *sealed}:
+            return f"{min(strange)} is not under its seal"
         state = json.loads((folder / STATE).read_bytes())
         if state["terms"] != terms:
             return "it is of a training under other settings or versions"
