@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import ray.cloudpickle
 
-from refstudy import alone, artefacts, driver, grid, make, records, results
+from refstudy import alone, artefacts, copies, driver, grid, make, records, results
 from refstudy.grid import Cell
 from refstudy.records import Record
 from refstudy.results import Results
 from refstudy.work import Work
-from tests import sweeps
+from tests import object_server, sweeps
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
 
@@ -112,6 +112,57 @@ def test_trial_killed_after_its_training_trains_no_step_again(undisturbed, tmp_p
     assert [each.resumed_at for each in taken] == [[STEPS]]
     assert same(record) == same(undisturbed[0])
     assert list((at.store.root / "partial").iterdir()) == []
+
+
+def child_at(url: str, folder: Path, environment: dict[str, str]) -> None:
+    """The cell run on a machine of its own, a slow one: another cache, and results at an address."""
+    warnings.simplefilter("ignore")
+    os.environ.update(environment)
+    step = make.dpo.TableDPOTrainer.training_step
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        time.sleep(0.3)
+        return step(*arguments, **named)
+
+    make.dpo.TableDPOTrainer.training_step = slow
+    sweep, cells, _ = opened(folder)
+    with contextlib.redirect_stdout(io.StringIO()):
+        alone.run_cell(cells[0], results.place(sweep, copies.results_folder(url), None), sweep, cells, False)
+
+
+def step_at(endpoint: str, url: str) -> int:
+    """The last step of which a state of the cell's policy is whole at the address; 0: none is."""
+    listed = object_server.client(endpoint).list_objects_v2(Bucket=url.split("/")[2], Prefix="results/store/partial/dpo-")
+    found = [each["Key"].split("/")[4] for each in listed.get("Contents", []) if each["Key"].count("/") == 4]
+    return max((int(name.split("-")[1]) for name in found), default=0)
+
+
+@pytest.mark.long
+def test_trial_killed_on_one_machine_goes_on_on_another_to_the_same_record(
+    undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed twice, each time on another machine."""
+    context = multiprocessing.get_context("forkserver")
+    with object_server.serving() as endpoint:
+        url = f"s3://{object_server.bucket(endpoint)}/results/tiny"
+        last = [0]
+        for machine in ("first", "second"):
+            environment = object_server.settings(endpoint, tmp_path / machine)
+            process = context.Process(target=child_at, args=(url, tmp_path, environment))
+            process.start()
+            while step_at(endpoint, url) < last[-1] + 2 and process.is_alive():
+                time.sleep(0.01)
+            process.kill()
+            process.join(60)
+            assert process.exitcode == -9, "it came to its end before it could be killed"
+            last.append(step_at(endpoint, url))
+        for name, value in object_server.settings(endpoint, tmp_path / "here").items():
+            monkeypatch.setenv(name, value)
+        sweep, (cell,), _ = opened(tmp_path)
+        at = results.place(sweep, copies.results_folder(url), None)
+        assert same(alone.run_cell(cell, at, sweep, [cell], False)) == same(undisturbed[0])
+        assert artefacts.read_log(cell.log, at.store)["resumed_at"] == last[1:]
+        assert not [key for key in object_server.keys(endpoint, url.split("/")[2]) if "/partial/" in key]
 
 
 def test_training_that_cannot_go_on_leaves_no_state(tmp_path):

@@ -184,8 +184,16 @@ def test_server_reference_is_asked_and_one_out_of_reach_is_refused(models: Path,
     assert "cannot be reached" in rows_of(path)["served"].refusals[0]
 
 
-def test_models_that_are_not_made_yet_are_known_from_what_makes_them(tmp_path: Path) -> None:
-    """Scratch models: their tokenizer and size before they are made are those that they have afterwards."""
+def test_models_that_are_not_made_yet_are_known_from_what_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scratch models: their tokenizer and size before they are made are those that they have afterwards. Their trainings save
+    states as a run's do."""
+    intervals_s, make = set(), validation.make.make
+
+    def watched(*given: Any, save_every_s: float, **named: Any) -> None:
+        intervals_s.add(save_every_s)
+        make(*given, save_every_s=save_every_s, **named)
+
+    monkeypatch.setattr(validation.make, "make", watched)
     path = sweeps.write(tmp_path, betas=(1.0,))
     before = rows_of(path)
     assert before["cross"].vocabulary == "other"
@@ -195,6 +203,7 @@ def test_models_that_are_not_made_yet_are_known_from_what_makes_them(tmp_path: P
     read = grid.read(path)
     at = results.place(read, tmp_path / "results" / "tiny", None)
     after = {row.reference or "policy": row for row in validation.score(read, grid.cells(read), at.store, unseen)}
+    assert intervals_s == {900.0}
     for name in ("policy", "self", "cross"):
         for field in ("parameters", "vocabulary", "longest_tokens", "context_tokens", "pairs", "rejected_cut_share"):
             assert getattr(after[name], field) == getattr(before[name], field), (name, field)
