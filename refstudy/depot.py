@@ -6,7 +6,11 @@ folder of its own, so that what a killed or beaten one left is never mixed with 
     manifests/<kind>-<id>.json            names the files with sizes and sha256, and their folder
     artefacts/<kind>-<id>/<folder>/...
     claims/<kind>-<id>.json               who makes it, written anew at every beat
-    partial/<kind>-<id>...                what is worth keeping of a half-made one; states of its training: see `far_states`
+    partial/<kind>-<id>....jsonl.<at>     what is worth keeping of a half-made one: pieces, and the byte at which each begins
+    partial/<kind>-<id>.training/...      states of its training: see `far_states`
+
+What a judge has said stays on its machine until a cell's verdicts are whole: it is kept for all cells, and each machine would have
+to fetch all of it. A machine that dies costs what was asked for its cells under way.
 """
 
 import contextlib
@@ -78,6 +82,7 @@ class Depot:
         self._asked = 0
         self._sent: dict[Path, int] = {}
         """Bytes of each partial file that the store has."""
+        self._keeping = threading.Lock()
         self._states: dict[str, FarStates] = {}
 
     def has(self, name: str) -> bool:
@@ -169,24 +174,27 @@ class Depot:
 
     def bring_partial(self, name: str) -> None:
         """Reads what other machines have of a half-made artefact. Such files only grow: the longer one is the later."""
+        pieces: dict[Path, list[Entry]] = {}
         for entry in self._objects.below(f"partial/{name}.", deep=False):
-            file = self.root / entry.key
-            found = self._objects.read(entry.key)
-            if found is not None and len(found.body) > (file.stat().st_size if file.exists() else 0):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
-                temporary.write_bytes(found.body)
-                os.replace(temporary, file)
-                self._sent[file] = len(found.body)
+            key, _, at = entry.key.rpartition(".")
+            if key.endswith("jsonl") and at.isdecimal():
+                pieces.setdefault(self.root / key, []).append(entry)
+        with self._keeping:
+            for file, found in pieces.items():
+                self._bring_pieces(file, found)
 
     def keep_partial(self, name: str) -> None:
-        """Puts into the store what grew of a half-made artefact here; a store out of reach costs this alone."""
-        with contextlib.suppress(StoreError, OSError):
+        """Puts into the store the lines by which a half-made artefact grew here; a store out of reach costs this alone."""
+        with self._keeping, contextlib.suppress(StoreError, OSError):
             for file in sorted((self.root / "partial").glob(f"{name}.*jsonl")):
-                content = file.read_bytes()
-                if len(content) > self._sent.get(file, 0):
-                    self._objects.write(file.relative_to(self.root).as_posix(), content)
-                    self._sent[file] = len(content)
+                sent = self._sent.get(file, 0)
+                with open(file, "rb") as opened:
+                    opened.seek(sent)
+                    grown = opened.read()
+                lines = grown[: grown.rfind(b"\n") + 1]
+                if lines:
+                    self._objects.write(f"{file.relative_to(self.root).as_posix()}.{sent:015d}", lines)
+                    self._sent[file] = sent + len(lines)
 
     def states(self, name: str) -> FarStates:
         """The saved states of the artefact's training."""
@@ -200,6 +208,25 @@ class Depot:
             if ending and "/" not in name:
                 found[name] = min(entry.age_s, found.get(name, entry.age_s))
         return found
+
+    def _bring_pieces(self, file: Path, pieces: list[Entry]) -> None:
+        """Makes a file of its pieces, in their order and as far as they follow on each other, unless there is more of it here."""
+        follow, end = list[Entry](), 0
+        for each in pieces:
+            at = int(each.key.rpartition(".")[2])
+            if at == end:
+                follow.append(each)
+                end += each.size
+            elif at > end:
+                break  # one before it is lost
+        if end > (file.stat().st_size if file.exists() else 0):
+            with ThreadPoolExecutor(THREADS) as pool:
+                found = list(pool.map(lambda each: self._objects.read(each.key), follow))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
+            temporary.write_bytes(b"".join(each.body for each in found if each is not None))
+            os.replace(temporary, file)
+        self._sent[file] = end
 
     def _ask(self, name: str) -> None:
         """Looks for one manifest, or, after many questions, for all."""
@@ -257,9 +284,9 @@ class Depot:
         return StoreError(f"{where} is damaged: {'; '.join(faults[:3])}; it is given up: run the sweep again, which makes it anew")
 
     def _clear(self, prefix: str, except_for: str | None = None) -> None:
-        for entry in list(self._objects.below(prefix)):
-            if except_for is None or not entry.key.startswith(except_for):
-                self._objects.remove(entry.key)
+        found = [each.key for each in self._objects.below(prefix)]
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(self._objects.remove, [key for key in found if except_for is None or not key.startswith(except_for)]))
 
 
 def no_replacing() -> StoreError:

@@ -12,6 +12,7 @@ training that nobody has gone on with for `store.STATES_KEPT_S`.
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -47,8 +48,8 @@ class FarStates:
         """The states that were brought from there or put there, the last ones first to be kept."""
         self._fault: str | None = None
         self._is_told = False
-        self.took_s = 0.0
-        """Seconds from a save until the state was there, of the last one."""
+        self.took_s = math.inf
+        """Seconds that the last state was on its way; infinity while none is there."""
 
     def send(self, state: Path, terms: str) -> None:
         """Puts a saved state there while the caller goes on; of states that wait for another one's end only the newest is."""

@@ -59,6 +59,7 @@ from refstudy.measurement import Emit, silent
 from refstudy.miniature import demonstrations, preferences, zoo
 from refstudy.miniature import prompts as miniature_prompts
 from refstudy.passes import Shard
+from refstudy.processes import Heartbeat
 from refstudy.recipes import Recipe
 from refstudy.shelf import Policy, Shelf, load_policy
 from refstudy.store import Claim, Store, write_json
@@ -88,10 +89,13 @@ def score_shard(wanted: Iterable[Recipe], shard: Shard, store: Store, emit: Emit
     for recipe in wanted:
         assert isinstance(recipe, recipes.Table)
         if not store.has(recipe):
+            keep = functools.partial(store.keep_partial, recipe)  # whoever makes the table may be on another machine
+            beat = Heartbeat(keep)
             try:
                 reference_tables.score_shard(recipe, shard, store, emit, shelf)
             finally:
-                store.keep_partial(recipe)  # whoever makes the table may be on another machine
+                beat.stop()
+                keep()
 
 
 def publish(store: Store, recipe: Recipe, write: Callable[[Claim], None]) -> None:

@@ -126,7 +126,7 @@ at = Store(copies.store_root(sys.argv[1]))
 claim = at.claim(recipe())
 (claim.folder / "prompts.jsonl").write_text("half")
 at.partial(recipe()).parent.mkdir(parents=True)
-at.partial(recipe()).write_text("worth keeping")
+at.partial(recipe()).write_text("worth keeping\\n")
 at.keep_partial(recipe())
 if sys.argv[2] == "uploads":
     create = depot.Objects.create
@@ -156,7 +156,7 @@ def test_claim_of_a_maker_killed_elsewhere_is_taken_over_after_three_beats_and_i
         time.sleep(0.2)
     waited_s = time.monotonic() - begun
     assert 2 < waited_s < 25
-    assert at.partial(recipe()).read_text() == "worth keeping"
+    assert at.partial(recipe()).read_text() == "worth keeping\n"
     with claim:
         (claim.folder / "prompts.jsonl").write_text("whole")
         at.publish(claim)
@@ -236,6 +236,38 @@ def test_manifest_that_leads_out_of_the_folder_is_refused(elsewhere, endpoint, u
     with pytest.raises(StoreError, match="leads out of the artefact's folder"):
         there.path(recipe())
     assert not list(there.root.parent.rglob("escaped"))
+
+
+def pieces(url, endpoint):
+    """What is kept at the address of a half-made artefact, by the byte at which each piece begins."""
+    found = keys(endpoint, url.split("/")[2])
+    return {int(key.rpartition(".")[2]): body for key, body in found.items() if "/partial/" in key}
+
+
+def test_half_made_artefact_travels_by_what_it_grew_and_whole_lines_alone(elsewhere, endpoint, url):
+    here, there = elsewhere
+    here.partial(recipe()).parent.mkdir(parents=True)
+    for grown in ("one\n", "", "two\nthr", "ee\n", "fo"):
+        with open(here.partial(recipe()), "a") as out:
+            out.write(grown)
+        here.keep_partial(recipe())
+    assert pieces(url, endpoint) == {0: b"one\n", 4: b"two\n", 8: b"three\n"}
+    with open(there.partial(recipe()), "a") as out:  # goes on, as another maker
+        assert there.partial(recipe()).read_text() == "one\ntwo\nthree\n"
+        out.write("five\n")
+    there.keep_partial(recipe())
+    assert pieces(url, endpoint)[14] == b"five\n"
+    assert here.partial(recipe()).read_text() == "one\ntwo\nthree\nfive\n"
+
+
+def test_pieces_of_a_half_made_artefact_count_as_far_as_they_follow_on_each_other(elsewhere, endpoint, url):
+    here, there = elsewhere
+    for at, body in {0: b"one\ntwo\n", 4: b"two\n", 8: b"three\n", 20: b"lost before\n"}.items():
+        key = f"a/store/partial/{NAME}.x.jsonl.{at:015d}"
+        object_server.client(endpoint).put_object(Bucket=url.split("/")[2], Key=key, Body=body)
+    assert (there.partial(recipe()).with_name(f"{NAME}.x.jsonl")).read_text() == "one\ntwo\nthree\n"
+    make(here, recipe())
+    assert pieces(url, endpoint) == {}
 
 
 def test_plan_of_a_thousand_artefacts_reads_one_list(url, endpoint, monkeypatch):

@@ -1,6 +1,7 @@
 """Saved states of trainings at an s3:// address: a moto server on loopback, machines as cache folders."""
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,7 @@ from refstudy.objects import Objects
 from refstudy.recipes import MiniaturePrompts
 from refstudy.store import Store
 from refstudy.training import state as states
-from refstudy.training.saves import Saving
+from refstudy.training.saves import Saving, far_interval_s
 from refstudy.training.state import Kept
 from tests import object_server
 from tests.object_server import Proxy, client, keys
@@ -258,7 +259,7 @@ def slowly(url, environment):
         return step(*arguments, **named)
 
     cut_off.dpo.TableDPOTrainer.training_step = slow
-    cut_off.train(Case(), saving(opened(url), 1.0))
+    cut_off.train(Case(), saving(opened(url), 2.0))
 
 
 def opened(url):
@@ -332,6 +333,12 @@ def test_training_goes_on_while_the_store_is_away_and_its_states_are_there_when_
     assert words.startswith(f"a saved state of training is on this machine alone ({url}/partial/")
     assert words.endswith("; training goes on, and tries the next")
     assert steps_there(url, endpoint) == [STEPS - 1, STEPS]
+
+
+@pytest.mark.parametrize(("took_s", "interval_s"), [(math.inf, 450.0), (0.0, 900.0), (60.0, 840.0), (450.0, 450.0), (700.0, 450.0)])
+def test_states_that_travel_are_saved_earlier_by_the_time_of_their_way(took_s, interval_s):
+    """Of 15 minutes: saved after 14, one minute on its way, and the one before it is 15 minutes old when it is there."""
+    assert far_interval_s(900.0, took_s) == interval_s
 
 
 @pytest.mark.parametrize("why", ["done", "left", "published", "none of these", "somebody trains it"])

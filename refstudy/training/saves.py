@@ -179,17 +179,13 @@ class _Saves(TrainerCallback):
             self.emit(Measurement(each.stage, each.step, state.max_steps, each.values))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        is_due = time.perf_counter() - self._saved_at >= self._interval_s()
+        far = self.saving.far
+        interval_s = self.saving.every_s if far is None else far_interval_s(self.saving.every_s, far.took_s)
+        is_due = time.perf_counter() - self._saved_at >= interval_s
         if state.global_step >= state.max_steps:  # where one was saved, the policy may be long in use before it is published
             control.should_save = (is_due or bool(self._saved)) and _ends_with_an_epoch(self.trainer)
         elif is_due and not control.should_training_stop:
             control.should_save = True
-
-    def _interval_s(self) -> float:
-        """Seconds from a save to the next. States that travel are saved earlier by the time that takes, so that what another
-        machine goes on from is no older than `every_s`; but at most twice as often."""
-        every_s, far = self.saving.every_s, self.saving.far
-        return every_s if far is None else max(every_s - far.took_s, every_s / 2)
 
     def _save(self, model: Any, trial: Any) -> None:
         """Writes the state after a step and its log; training goes on where that fails."""
@@ -244,6 +240,12 @@ class _Saves(TrainerCallback):
 
     def _say(self, step: int, words: str) -> None:
         self.emit(Measurement(self.stage, step, None, {}, alarms=(words,)))
+
+
+def far_interval_s(every_s: float, took_s: float) -> float:
+    """Seconds from a save to the next where a state is on its way to other machines for `took_s`: what they go on from is then no
+    older than `every_s`. No less than half of that, which is also taken as long as nobody knows how long the way is (infinity)."""
+    return max(every_s - took_s, every_s / 2)
 
 
 # What a trainer holds ---------------------------------------------------------------------------------------------------------
