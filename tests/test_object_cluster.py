@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from refstudy import session
@@ -128,3 +129,68 @@ def test_sweep_runs_on_nodes_that_share_nothing_but_an_address(tmp_path):
         )
         assert status.returncode == 0, status.stderr
         assert json.loads(status.stdout)
+
+
+def trained_on(kind: str, caches: list[Path]) -> Path | None:
+    """The machine whose cache holds states of a training of that kind."""
+    return next((each for each in caches if list((each / "store").rglob(f"{kind}-*.training/step-*"))), None)
+
+
+def killed_with_all(process: subprocess.Popen) -> None:
+    """Ends a node as a machine dies: it and all that it started, at once."""
+    found = psutil.Process(process.pid).children(recursive=True)
+    for each in [process, *found]:
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            each.kill()
+    process.wait(30)
+
+
+@pytest.mark.long
+def test_node_that_dies_in_mid_training_costs_an_interval_and_another_goes_on(tmp_path):
+    """One cell of 900 steps, whose states are saved every two seconds or so; the node that trains it is killed after two states."""
+    port = free_port()
+    file = sweeps.write(tmp_path / "driver", betas=(1.0,))
+    with object_server.serving() as endpoint:
+        url = f"s3://{object_server.bucket(endpoint)}/results/tiny"
+        limits = ("--object-store-memory", str(session.OBJECT_STORE_BYTES))
+        first = ("--head", "--node-ip-address", HEAD, "--port", str(port), "--num-cpus", "0", "--include-dashboard", "false")
+        joins = ("--address", f"{HEAD}:{port}", *limits, "--num-cpus", "1")
+        with node(endpoint, tmp_path / "head", *first, *limits):
+            assert listens(port, within_s=90)
+            caches = [tmp_path / "one", tmp_path / "two"]
+            with (
+                node(endpoint, caches[0], *joins, "--node-ip-address", "127.0.0.3") as one,
+                node(endpoint, caches[1], *joins, "--node-ip-address", "127.0.0.4") as two,
+            ):
+                told = object_server.settings(endpoint, tmp_path / "driver-cache") | token(tmp_path / "driver-cache")
+                command = [
+                    *(sys.executable, "-m", "refstudy", "run", str(file), "--address", f"{HEAD}:{port}", "--results", url),
+                    *("--set", "axes.reference=[self]", "--set", "train.epochs=300", "--set", "train.save_every_minutes=0.03"),
+                    *("--set", "wandb.enabled=false"),
+                ]
+                run = subprocess.Popen(
+                    command, env=os.environ | told, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                )
+                end = time.monotonic() + 300
+                while len(states_of("dpo", endpoint, url)) < 2 and run.poll() is None and time.monotonic() < end:
+                    time.sleep(0.1)
+                at = trained_on("dpo", caches)
+                assert at is not None, run.communicate()
+                killed_with_all(one if at == caches[0] else two)
+                there = states_of("dpo", endpoint, url)
+                output, errors = run.communicate(timeout=400)
+                assert run.returncode == 0, output + errors
+        stored = keys(endpoint, url.split("/")[2])
+        (log,) = [json.loads(body) for key, body in stored.items() if key.endswith("/training.json") and "/training_log-" in key]
+        assert log["resumed_at"] == [max(there)]
+        assert log["final"]["steps"] > max(there) > 0
+        assert [json.loads(body)["status"] for key, body in stored.items() if "/tiny/cells/" in key] == ["done"]
+        assert not [key for key in stored if "/partial/" in key]
+
+
+def states_of(kind: str, endpoint: str, url: str) -> list[int]:
+    """The steps of the states of trainings of that kind that are whole at the address."""
+    asked = object_server.client(endpoint)
+    listed = asked.list_objects_v2(Bucket=url.split("/")[2], Prefix=f"results/store/partial/{kind}-").get("Contents", [])
+    found = [each["Key"].split("/")[4] for each in listed if each["Key"].count("/") == 4]
+    return [int(name.split("-")[1]) for name in found]
