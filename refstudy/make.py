@@ -66,6 +66,7 @@ from refstudy.store import Claim, Store, write_json
 from refstudy.texts import Completion, Message, Pair, Prompt, Said
 from refstudy.training import dpo, reward_model, sft, workers
 from refstudy.training.saves import Saving
+from refstudy.training.sharding import Sharding
 
 
 def make_all(wanted: Iterable[Recipe], store: Store, emit: Emit = silent, save_every_s: float = 0.0) -> None:
@@ -177,8 +178,9 @@ def train_policy(cell: Cell, store: Store, claim: Claim, emit: Emit) -> Policy:
     """The cell's policy, trained under a claim of it that the caller holds; publishes training log, curve and kept weights."""
     recipe = cell.dpo
     start = checkpoints.checkpoint(recipe.start, store)
-    workers.call((recipe, cell.save_every_s, cell.along))
-    trained = _train(recipe, store, emit, cell.save_every_s, cell.along)
+    settings = (cell.save_every_s, cell.along, cell.resources.sharding)
+    workers.call((recipe, *settings))
+    trained = _train(recipe, store, emit, *settings)
     tokenizer = models.load_tokenizer(start)
     if cell.curve is not None:
         publish(store, cell.curve, lambda curve: write_json(curve.folder / ALONG, {"curve": trained.along}))
@@ -311,7 +313,14 @@ def _train_reference(recipe: recipes.Dpo, store: Store, folder: Path, emit: Emit
     _keep(trained, model, models.load_tokenizer(checkpoints.checkpoint(recipe.start, store)), folder)
 
 
-def _train(recipe: recipes.Dpo, store: Store, emit: Emit, save_every_s: float, watched: recipes.Along | None = None) -> dpo.Trained:
+def _train(
+    recipe: recipes.Dpo,
+    store: Store,
+    emit: Emit,
+    save_every_s: float,
+    watched: recipes.Along | None = None,
+    sharding: Sharding = "none",
+) -> dpo.Trained:
     """The policy of a recipe, with the evaluations that its recipe rests on, else those that only watch."""
     start = load_policy(recipe.start, store)
     evaluations = recipe.along or watched
@@ -333,6 +342,7 @@ def _train(recipe: recipes.Dpo, store: Store, emit: Emit, save_every_s: float, w
         along=None if evaluations is None or not is_first else _along(evaluations, store),
         checkpoint=dpo.Checkpoint(recipe.checkpoint, recipe.checkpoint_every) if is_first else dpo.Checkpoint(),
         saving=_saving(recipe, store, save_every_s, curve),
+        shared_out=sharding,
     )
 
 

@@ -50,23 +50,37 @@ def scoring_bytes(shape: Shape, batch_tokens: int, logit_values: int, weight_byt
     return math.ceil(weight_bytes * shape.parameters) + logits + 2 * ACTIVATION_HALVES * tokens * shape.hidden
 
 
-def training_bytes(shape: Shape, train: Training, max_length: int) -> int:
-    """Upper bound of what training the policy takes; no reference is in memory, whichever it is.
+def training_bytes(shape: Shape, train: Training, max_length: int, workers: int = 1, shared_out: bool = False) -> int:
+    """Upper bound of what training the policy takes on each worker; no reference is in memory, whichever it is.
 
-    Full: weights 4 P, gradients 4 P, AdamW 8 P. LoRA: weights 4 P and 16 bytes for each of the adapters' own. Activations of one
-    micro batch of pairs, both answers each with its prompt: s = 2 * pairs * max_length tokens; L layers keep 34 s h bytes each in
-    16 bit, twice that in fp32; with checkpointing 2 s h each and one layer whole. The logits are never built whole (TRL's fused
-    head) and not counted.
+    `held_bytes` and the activations of one micro batch of pairs, both answers each with its prompt: s = 2 * pairs * max_length
+    tokens; L layers keep 34 s h bytes each in 16 bit, twice that in fp32; with checkpointing 2 s h each and one layer whole. The
+    logits are never built whole (TRL's fused head) and not counted.
     """
-    trained = shape.parameters if train.lora is None else lora_parameters(shape, train.lora)
-    weights = FP32_BYTES * shape.parameters + (FP32_BYTES + OPTIMIZER_BYTES) * trained
-    if train.lora is not None:
-        weights += FP32_BYTES * trained
-    tokens = 2 * (train.micro_batch or train.batch_size) * max_length
+    adapter = None if train.lora is None else lora_parameters(shape, train.lora)
+    tokens = 2 * (train.micro_batch or math.ceil(train.batch_size / workers)) * max_length
     halves = ACTIVATION_HALVES * shape.layers
     if train.checkpointing:
         halves = CHECKPOINT_HALVES * shape.layers + ACTIVATION_HALVES
-    return weights + halves * tokens * shape.hidden * (1 if train.precision == "bf16" else 2)
+    activations = halves * tokens * shape.hidden * (1 if train.precision == "bf16" else 2)
+    return held_bytes(shape.parameters, adapter, workers, shared_out) + activations
+
+
+def held_bytes(parameters: int, adapter: int | None, workers: int = 1, shared_out: bool = False) -> int:
+    """Weights, gradients and AdamW's moments that each worker holds while it trains, whatever the batch.
+
+    One worker, full: weights 4 P, gradients 4 P, moments 8 P. LoRA: weights 4 P and 16 bytes for each of the adapter's own. Several
+    workers under DDP: 4 bytes more for each trained weight, its gradient in DDP's buckets (Li et al. 2020, arXiv 2006.15704,
+    section 3.2.3). Shared out over N: an Nth of all this (ZeRO's stage 3; Rajbhandari et al. 2020, arXiv 1910.02054, section 5.3),
+    but not less than 4 P, since each worker loads the weights whole before.
+    """
+    trained = parameters if adapter is None else adapter
+    held = FP32_BYTES * parameters + (FP32_BYTES + OPTIMIZER_BYTES) * trained
+    if adapter is not None:
+        held += FP32_BYTES * adapter
+    if workers == 1:
+        return held
+    return max(FP32_BYTES * parameters, math.ceil(held / workers)) if shared_out else held + FP32_BYTES * trained
 
 
 def lora_parameters(shape: Shape, lora: Lora) -> int:

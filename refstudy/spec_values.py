@@ -107,19 +107,29 @@ class Resources(Entry):
     shards: Count = 1
     """Tasks that share the scoring of one table, each with these resources and a copy of the model of its own."""
     workers: Count = 1
-    """Of a trial: devices that train its policy together (DDP), each with these resources, a copy of the model and its share of
-    each step's pairs. train.batch_pairs is that of all of them, train.micro_batch each one's."""
+    """Of a trial: devices that train its policy together, each with these resources and its share of each step's pairs.
+    train.batch_pairs is that of all of them, train.micro_batch each one's."""
+    sharding: Literal["none", "fsdp", "deepspeed"] = "none"
+    """Of a trial of several workers, how its policy lies on them while it trains. none: a copy on each (DDP). fsdp: weights,
+    gradients and optimizer states in parts (FSDP2 by accelerate; tried on CPUs with gloo, untested on GPUs); each worker loads
+    the whole policy first, and the first one has it whole again for evaluations, saved states and answers. deepspeed: refused."""
 
 
 def _undivided(value: "Resources") -> "Resources":
     if value.shards != 1:
         raise ValueError("only tables are scored in shards; expected 1")
+    if value.sharding == "deepspeed":
+        raise ValueError("sharding by DeepSpeed is not built; expected sharding: fsdp, which shares out what ZeRO's stage 3 does")
+    if value.sharding != "none" and value.workers == 1:
+        raise ValueError("sharding shares a policy out over workers; expected workers: 2 or more")
     return value
 
 
 def _alone(value: "Resources") -> "Resources":
     if value.workers != 1:
         raise ValueError("only trials have several workers; expected workers: 1")
+    if value.sharding != "none":
+        raise ValueError("only trials of several workers share a model out; expected sharding: none")
     return value
 
 

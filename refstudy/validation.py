@@ -53,7 +53,7 @@ class Row:
     """In the model's own tokens: prompt and answer of one pair."""
     context_tokens: int | None
     memory_gb: float | None
-    """Of scoring (references) or of training (policies), at most."""
+    """Of scoring (references) or of training (policies, on each worker), at most."""
     made: int
     """Tables in the store, over seeds and validation; of a policy its start."""
     of: int
@@ -203,7 +203,7 @@ def _policy(subject: _Subject, sweep: Sweep, checks: Checks) -> Row:
         reference=None,
         kind=sweep.spec.policies[cell.policy].kind,
         family=cell.labels["policy_family"],
-        memory_gb=None if outline is None else memory.gb(memory.training_bytes(outline.shape, train, texts.max_length)),
+        memory_gb=None if outline is None else memory.gb(_training_bytes(cell, outline.shape, texts)),
         made=int(outline is not None and outline.is_made),
         of=1,
         tokens=tokens,
@@ -216,6 +216,12 @@ def _policy(subject: _Subject, sweep: Sweep, checks: Checks) -> Row:
         **_about(subject, known, checks),
     )
     return replace(row, vocabulary=None, template="refused" if row.refusals else row.template)
+
+
+def _training_bytes(cell: Cell, shape: memory.Shape, texts: recipes.TokenPairs) -> int:
+    """On each of the trial's workers."""
+    on = cell.resources
+    return memory.training_bytes(shape, cell.dpo.train, texts.max_length, on.workers, on.sharding != "none")
 
 
 def _policy_remarks(known: Known, checks: Checks, texts: recipes.TokenPairs) -> list[str]:

@@ -28,10 +28,11 @@ from refstudy.measurement import Emit, Measurement
 from refstudy.recipes import Training
 from refstudy.tables import PairTable, join
 from refstudy.token_pairs import TokenPair
-from refstudy.training import batches, lines, saves, settings, workers
+from refstudy.training import batches, lines, saves, settings, sharding, workers
 from refstudy.training.looks import Look, Looking, Looks, Recall, no_memory
 from refstudy.training.progress import Progress, check_finite, not_finite
 from refstudy.training.saves import Saving
+from refstudy.training.sharding import Sharding
 from refstudy.training.state import Kept
 
 
@@ -101,12 +102,14 @@ def train(
     along: Along | None = None,
     checkpoint: Checkpoint = Checkpoint(),
     saving: Saving | None = None,
+    shared_out: Sharding = "none",
 ) -> Trained:
     """The policy trained from `model` (changed in place) on `pairs` against the reference of `table`.
 
     Evaluations `along` training do not change it; a Stop that answers one of their measurements ends it. TableError if the table
     lacks a pair or scored another text, TrainingError if the loss is not finite. Nothing is written but the states of `saving`,
-    from which the same call goes on: `models.save` writes the policy.
+    from which the same call goes on: `models.save` writes the policy. Of several workers the first one's is the trained policy;
+    `shared_out` says how its weights lie on them meanwhile.
     """
     begun = time.perf_counter()
     progress = Progress("train", emit, settings.words(training, beta=beta))
@@ -128,6 +131,8 @@ def train(
             callbacks=[progress],
         )
         trainer.remove_callback(PrinterCallback)
+        if shared_out == "fsdp" and workers.count() > 1:
+            trainer.share_out()
         looks = [
             Looks(each, emit, progress.settings, trainer.policy_as_it_is)
             for each in _lookings(along, checkpoint, validation, tokenizer, beta)
@@ -140,7 +145,7 @@ def train(
             "history": progress,
         }
         ready = time.perf_counter()
-        in_step = [workers.InStep(trainer)] if workers.count() > 1 else []
+        in_step = [workers.InStep(trainer, trainer.gather)] if workers.count() > 1 else []
         with settings.answers_alone(), trainer.on_lines(pairs, training):
             ran = saves.run(trainer, saving, emit, "train", parts, callbacks=in_step)
     trained = trainer.trained_model()
@@ -150,7 +155,7 @@ def train(
     for look in looks:
         if look.looking.best:
             final["checkpoint_step"] = float(look.restore_best(trained))
-    if validation is not None:
+    if validation is not None and workers.rank() == 0:
         final |= _validated(trained, tokenizer, validation, beta)
     phases = {"prepare": ready - begun, "train": ended - ready + ran.before_s, "validate": time.perf_counter() - ended}
     stopped = next((each for each in (progress.stopped, *(look.stopped for look in looks)) if each), None)
@@ -257,6 +262,20 @@ class TableDPOTrainer(DPOTrainer):
         self._padded = True
         self._sums = torch.zeros(0)
         self._hook = cast(torch.nn.Module, self.model).register_forward_hook(self._keep_sums)
+        self._outline: sharding.Outline | None = None
+
+    def share_out(self) -> None:
+        """Lets the policy lie in parts on all workers while it trains."""
+        self._hook.remove()
+        self._outline = sharding.Outline(cast(torch.nn.Module, self.model))
+        _inner(self._outline.model).__dict__.pop("forward", None)
+        self._hook = cast(torch.nn.Module, self.model).register_forward_hook(self._keep_sums)
+        sharding.arrange(self)
+
+    def gather(self) -> None:
+        """Takes part where the first worker gathers the policy."""
+        assert self._outline is not None
+        self._outline.fill(cast(torch.nn.Module, self.model))
 
     def get_train_dataloader(self) -> Any:
         with workers.whole_batches(self.accelerator):
@@ -286,7 +305,9 @@ class TableDPOTrainer(DPOTrainer):
     ) -> torch.Tensor:
         """TRL's loss over these pairs, weighted by their share of the optimizer step's pairs; TrainingError if not finite."""
         pairs = len(inputs["ref_chosen_logps"])
-        with workers.gathering(self.accelerator, pairs):
+        # Under FSDP2 accelerate wraps no forward pass in autocast, as it does on one device.
+        cast_here = nullcontext() if self._outline is None else self.accelerator.autocast()
+        with workers.gathering(self.accelerator, pairs), cast_here:
             loss = super().compute_loss(model, workers.share(inputs, pairs))
         if not torch.isfinite(loss):
             words = f"beta {self.beta:g}, learning rate {self.args.learning_rate:g}"
@@ -302,15 +323,27 @@ class TableDPOTrainer(DPOTrainer):
 
     def on_lines(self, pairs: list[TokenPair], training: Training) -> AbstractContextManager[None]:
         """While the context lasts the policy computes each pair's prompt once, if that fits the pairs and the policy."""
-        with self.policy_as_it_is() as policy:
+        with self._patches_off() as policy:
             self._padded = not lines.fit(policy.train(), pairs, training)
         return nullcontext() if self._padded else lines.laid(policy)
 
     @contextmanager
-    def policy_as_it_is(self) -> Iterator[Any]:
-        """The policy in eval mode and without TRL's fused head while the context lasts; after it the trainer goes on as before."""
+    def policy_as_it_is(self) -> Iterator[tuple[Any, Any]]:
+        """(the policy in eval mode as an ordinary model, the module whose weights are trained) while the context lasts; after it
+        the trainer goes on as before. One that lies in parts is gathered, in which the other workers take part."""
+        if self._outline is None:
+            with self._patches_off() as policy:
+                yield policy, self.accelerator.unwrap_model(self.model)
+            return
+        workers.call(workers.GATHER)
+        with self._outline.filled(cast(torch.nn.Module, self.model)) as model, shared_prompt.attending(_inner(model), "sdpa"):
+            yield _inner(model).eval(), model
+
+    @contextmanager
+    def _patches_off(self) -> Iterator[Any]:
+        """The policy in eval mode and without TRL's fused head while the context lasts."""
         model = self.accelerator.unwrap_model(self.model)
-        inner = model.get_base_model() if is_peft_model(model) else model
+        inner = _inner(model)
         modes = [(module, module.training) for module in model.modules()]
         patched = [(part, part.__dict__.pop("forward", None)) for part in dict.fromkeys((model, inner, inner.base_model))]
         self._hook.remove()
@@ -326,14 +359,21 @@ class TableDPOTrainer(DPOTrainer):
             self._hook = cast(torch.nn.Module, self.model).register_forward_hook(self._keep_sums)
 
     def trained_model(self) -> Any:
-        """The policy in eval mode without TRL's fused head: an ordinary model to whatever comes next."""
+        """The policy in eval mode without TRL's fused head: an ordinary model to whatever comes next.
+
+        One that lies in parts is gathered on the first worker; the others have an empty module.
+        """
         self._hook.remove()
+        if self._outline is not None:
+            self.gather()
+            return self._outline.model.eval() if workers.rank() == 0 else torch.nn.Module()
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        inner = model.get_base_model() if is_peft_model(model) else model
-        inner.__dict__.pop("forward", None)
+        _inner(model).__dict__.pop("forward", None)
         return model.eval()
 
     def _keep_sums(self, module: Any, args: Any, output: Any) -> None:
+        if self._outline is not None:
+            sharding.refuse_unshared_head(_inner(module))
         self._sums = output.log_probs.detach().sum(dim=1)
 
     def _visit(self, inputs: dict[str, Any]) -> None:
@@ -342,6 +382,11 @@ class TableDPOTrainer(DPOTrainer):
         chosen, rejected = sums.cpu().numpy()
         self.visits.add(np.stack([chosen, rejected, *reference]))
         self._metrics["train"]["policy_accuracy"].append(float((chosen > rejected).mean()))
+
+
+def _inner(model: Any) -> Any:
+    """The transformers model, of a peft model the one with the adapters inside."""
+    return model.get_base_model() if is_peft_model(model) else model
 
 
 def _validated(model: Any, tokenizer: PreTrainedTokenizerBase, validation: Validation, beta: float) -> dict[str, float]:

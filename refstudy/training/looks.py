@@ -23,6 +23,9 @@ from refstudy.training.state import Kept
 Look = Callable[[Any], dict[str, float]]
 """The policy -> what is measured of it."""
 
+Policy = Callable[[], AbstractContextManager[tuple[Any, torch.nn.Module]]]
+"""Gives (the policy as an ordinary model, the module whose weights are trained) while its context lasts."""
+
 Recall = Callable[[list[dict[str, float]]], None]
 """Tells a look that compares with those before it what they saw, where another process made them."""
 
@@ -50,8 +53,8 @@ class Looking:
 class Looks(TrainerCallback):
     """Looks at a policy as `looking` says; keeps the curve, where it was told to end, and the best weights."""
 
-    def __init__(self, looking: Looking, emit: Emit, settings: str, policy: Callable[[], AbstractContextManager[Any]]) -> None:
-        """`policy` gives the policy as an ordinary model while its context lasts; `settings` are words for an error."""
+    def __init__(self, looking: Looking, emit: Emit, settings: str, policy: Policy) -> None:
+        """`settings` are words for an error."""
         self.looking, self.emit, self.settings, self.policy = looking, emit, settings, policy
         self.curve: list[dict[str, float]] = []
         self.stopped: dict[str, Any] | None = None
@@ -63,12 +66,12 @@ class Looks(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         every = self.looking.every or math.ceil(state.max_steps / LOOKS)
         if state.global_step % every == 0 or state.global_step >= state.max_steps:
-            self._look(state, control, kwargs["model"])
+            self._look(state, control)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The last look where something else ended training between two."""
         if not self.curve or self.curve[-1]["step"] != state.global_step:
-            self._look(state, control, kwargs["model"])
+            self._look(state, control)
 
     def kept(self) -> Kept:
         values = {"curve": self.curve, "stopped": self.stopped, "best_step": self.best_step, "best_value": self._best_value}
@@ -96,12 +99,12 @@ class Looks(TrainerCallback):
                 weights[name].copy_(best)
         return self.best_step
 
-    def _look(self, state: TrainerState, control: TrainerControl, model: torch.nn.Module) -> None:
-        check_finite(model, state.global_step, self.settings)
-        with same_randomness(), self.policy() as policy:
+    def _look(self, state: TrainerState, control: TrainerControl) -> None:
+        with same_randomness(), self.policy() as (policy, model):
+            check_finite(model, state.global_step, self.settings)
             values = self.looking.look(policy)
+            self._keep_best(values, state.global_step, model)
         self.curve.append({"step": state.global_step, "epoch": float(state.epoch or 0), **values})
-        self._keep_best(values, state.global_step, model)
         stop = self.emit(Measurement(self.looking.stage, state.global_step, state.max_steps, values))
         if stop is not None and state.global_step < state.max_steps and not control.should_training_stop:
             self.stopped = {"step": state.global_step, "reason": stop.reason}

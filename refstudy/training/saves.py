@@ -23,8 +23,8 @@ from refstudy.errors import StoreError, TrainingError
 from refstudy.far_states import FarStates
 from refstudy.measurement import Emit, Measurement
 from refstudy.provenance import versions
+from refstudy.training import sharding, workers
 from refstudy.training import state as states
-from refstudy.training import workers
 from refstudy.training.state import Kept, Saved
 
 VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate")
@@ -194,16 +194,19 @@ class _Saves(TrainerCallback):
         if self.trainer.control.should_training_stop and not is_last:
             return  # told to stop by the log of this very step
         randomness, losses = workers.at_first(_randomness()), workers.at_first(self.trainer._tr_loss.cpu())
+        weights, optimizer = sharding.whole(_trained_weights(self.trainer)), _optimizer(self.trainer)
         if workers.rank() == 0:
-            self._write(step, randomness, torch.stack(losses).mean())
+            self._write(step, weights, optimizer, randomness, torch.stack(losses).mean())
         self._saved_at = time.perf_counter()
 
-    def _write(self, step: int, randomness: list[Kept], loss: torch.Tensor) -> None:
+    def _write(
+        self, step: int, weights: dict[str, torch.Tensor], optimizer: Kept, randomness: list[Kept], loss: torch.Tensor
+    ) -> None:
         loop = _loop(self.trainer)
         spent = {"spent_s": self.before_s + time.perf_counter() - self._begun, "resumed_at": self.resumed_at}
         kept = {
-            WEIGHTS: Kept({}, _trained_weights(self.trainer)),
-            OPTIMIZER: _optimizer(self.trainer),
+            WEIGHTS: Kept({}, weights),
+            OPTIMIZER: optimizer,
             LOOP: Kept({**loop.values, **spent}, {"loss": loss}),
             **{f"{RANDOMNESS}{number}": each for number, each in enumerate(randomness)},
             **{name: part.kept() for name, part in self.parts.items()},
@@ -228,7 +231,7 @@ class _Saves(TrainerCallback):
             raise TrainingError(f"the state in {folder} is of other weights than this model's; remove it and run again")
         with torch.no_grad():
             for name, weight in weights.items():
-                weight.copy_(saved[name])
+                weight.copy_(sharding.part(saved[name], weight))
 
     def _load_optimizer(self, folder: str) -> None:
         assert self._found is not None
@@ -289,14 +292,16 @@ def _give_loop_back(trainer: Any, kept: Kept) -> None:
 def _optimizer(trainer: Any) -> Kept:
     optimizer = trainer.optimizer.state_dict()
     tensors = {f"{weight}.{name}": value for weight, own in optimizer["state"].items() for name, value in own.items()}
-    return Kept({"groups": optimizer["param_groups"], "schedule": trainer.lr_scheduler.state_dict()}, tensors)
+    return Kept({"groups": optimizer["param_groups"], "schedule": trainer.lr_scheduler.state_dict()}, sharding.whole(tensors))
 
 
 def _give_optimizer_back(trainer: Any, kept: Kept) -> None:
     state: dict[int, dict[str, torch.Tensor]] = {}
+    trained = [weight for group in trainer.optimizer.param_groups for weight in group["params"]]
     for key, tensor in kept.tensors.items():
         weight, name = key.split(".", 1)
-        state.setdefault(int(weight), {})[name] = tensor
+        like = trained[int(weight)]
+        state.setdefault(int(weight), {})[name] = sharding.part(tensor, like) if tensor.shape == like.shape else tensor
     fresh = trainer.optimizer.state_dict()["param_groups"]
     groups = [
         {name: tuple(value) if isinstance(now.get(name), tuple) else value for name, value in group.items()}

@@ -19,6 +19,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from refstudy.training.settings import replaced
 
 Said = TypeVar("Said")
+GATHER = "gather"
+"""What the first worker says where it wants the policy whole in the middle of a training."""
 
 
 def count() -> int:
@@ -143,16 +145,26 @@ def whole_batches(accelerator: Accelerator) -> Iterator[None]:
 
 
 class InStep(TrainerCallback):
-    """Lets all workers end and save at the step at which the first one does. The last callback of each."""
+    """Lets all workers end and save at the step at which the first one does, and take part where it gathers the policy by the
+    callbacks before. The last callback of each."""
 
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
+    def __init__(self, trainer: Any, gather: Callable[[], None] = lambda: None) -> None:
+        self.trainer, self.gather = trainer, gather
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        control.should_training_stop, control.should_save = from_first((control.should_training_stop, control.should_save))
+        control.should_training_stop, control.should_save = self._said((control.should_training_stop, control.should_save))
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        control.should_training_stop = from_first(control.should_training_stop)
+        control.should_training_stop = self._said(control.should_training_stop)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._said(None)
+
+    def _said(self, said: Any) -> Any:
+        """What the first worker says once it gathers no more."""
+        while (words := from_first(said)) == GATHER:
+            self.gather()
+        return words
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The loss since the last log is each worker's own, and so it would go into the mean of the run."""

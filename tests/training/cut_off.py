@@ -1,5 +1,6 @@
 """Tiny trainings in processes of their own, which are killed, and what comes out of them in the end."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -8,21 +9,23 @@ import socket
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 
-from refstudy import along, models, scoring, shelf, token_pairs
+from refstudy import along, generation, models, scoring, shelf, token_pairs
 from refstudy.checkpoints import Checkpoint
 from refstudy.judges import Verdict
 from refstudy.measurement import Measurement
 from refstudy.recipes import Sampling
 from refstudy.training import dpo, reward_model, sft
 from refstudy.training.saves import Saving
+from refstudy.training.sharding import Sharding
 from tests import tiny
 
 PAIRS, EPOCHS = 21, 4
@@ -38,12 +41,15 @@ class Case:
     rule: str = "last"
     along: bool = False
     changes: dict[str, Any] = field(default_factory=dict)
+    shared_out: Sharding = "none"
+    architecture: str = "llama"
 
 
 def train(case: Case, saving: Saving | None = None, emit: Callable[[Measurement], None] = lambda each: None) -> dpo.Trained:
     """A policy of 21 pairs in steps of 8, 8 and 5, four times over, with a log every five steps."""
     words = tiny.tokenizer()
-    policy, reference = tiny.llama(words), tiny.llama(words, seed=1)
+    policy = tiny.llama(words) if case.architecture == "llama" else tiny.other_architecture(case.architecture, words)
+    reference = tiny.llama(words, seed=1)
     pairs = token_pairs.tokenise(tiny.pairs(PAIRS), words, max_length=48)
     held_out = token_pairs.tokenise(tiny.pairs(6, seed=9), words, max_length=48)
     return dpo.train(
@@ -60,6 +66,7 @@ def train(case: Case, saving: Saving | None = None, emit: Callable[[Measurement]
         along=_along(words) if case.along else None,
         checkpoint=dpo.Checkpoint(case.rule, 2),
         saving=saving,
+        shared_out=case.shared_out,
     )
 
 
@@ -68,7 +75,7 @@ def _along(words: Any) -> dpo.Along:
     start = shelf.Policy(tiny.llama(words), words, "keep")
     sampling = Sampling(max_new_tokens=4, temperature=1.0, top_p=1.0, seed=0)
     prompts = tiny.prompts(4)
-    baseline = along.generation.generate(start.model, words, prompts, sampling)
+    baseline = generation.generate(start.model, words, prompts, sampling)
 
     def judge(prompts: Any, candidates: Any, baselines: Any) -> list[Verdict]:
         shares = [(sum(each.token_ids) % 97) / 97 for each in candidates]
@@ -123,6 +130,15 @@ class Ending:
     numbers: dict[str, Any] = field(default_factory=dict)
     resumed_at: list[int] = field(default_factory=list)
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    answers: list[list[int]] = field(default_factory=list)
+    """What the policy answers once the other workers are gone: tokens, the likeliest ones."""
+
+
+def answers(trained: dpo.Trained) -> list[list[int]]:
+    """Tokens of greedy answers of the policy, adapters merged."""
+    model = trained.model.merge_and_unload() if hasattr(trained.model, "merge_and_unload") else trained.model
+    sampling = Sampling(max_new_tokens=6, temperature=0.0, top_p=1.0, seed=0)
+    return [each.token_ids for each in generation.generate(model, tiny.tokenizer(), tiny.prompts(4), sampling)]
 
 
 def in_process(folder: Path, case: Case, *, kill_at: tuple[int, float] | None = None, file_bytes: int | None = None) -> Ending:
@@ -202,12 +218,13 @@ def _child(folder: Path, case: Case, log: Path, out: Path, file_bytes: int | Non
     if place is not None:
         place.join()
         if place.rank > 0:
-            train(Case(changes=case.changes), Saving(folder / "states", ALWAYS))
+            train(replace(case, rule="last", along=False), Saving(folder / "states", ALWAYS))
             return torch.distributed.destroy_process_group()
 
     def emit(measurement: Measurement) -> None:
+        parts = sum(isinstance(each, DTensor) for each in gc.get_objects()) if case.shared_out == "fsdp" else 0
         with open(log, "a") as file:
-            file.write(json.dumps({"step": measurement.step, "words": measurement.alarms}) + "\n")
+            file.write(json.dumps({"step": measurement.step, "words": measurement.alarms, "parts": parts}) + "\n")
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     if file_bytes is not None:
@@ -215,5 +232,8 @@ def _child(folder: Path, case: Case, log: Path, out: Path, file_bytes: int | Non
     trained = train(case, Saving(folder / "states", ALWAYS), emit)
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     out.mkdir(exist_ok=True)
-    (out / "numbers.json").write_text(json.dumps({"numbers": numbers(trained), "resumed_at": trained.resumed_at}))
     save_file(weights(trained), out / "weights.safetensors")
+    told_answers = answers(trained)  # after the weights: merging an adapter changes them
+    (out / "numbers.json").write_text(
+        json.dumps({"numbers": numbers(trained), "resumed_at": trained.resumed_at, "answers": told_answers})
+    )
