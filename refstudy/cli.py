@@ -6,8 +6,9 @@ Invariant: a RefstudyError ends in one message and exit code 2, without a traceb
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,9 @@ from refstudy.grid import Cell, Sweep
 from refstudy.options import AsJson, Folder, ResultsFolder, Settings, StoreFolder, SweepFile
 from refstudy.results import Results
 from refstudy.texts import visible
+
+if TYPE_CHECKING:
+    from refstudy.room import Node
 
 app = typer.Typer(
     help="To which reference model, and how strongly (beta), should DPO hold a policy?",
@@ -40,13 +44,19 @@ def main() -> None:
 
 @app.command(epilog="Example: refstudy plan sweeps/quickstart.yaml --set axes.seed=[0,1,2]")
 def plan(
-    sweep: SweepFile, set_: Settings = None, results_: Folder = None, store: StoreFolder = None, json_: AsJson = False
+    sweep: SweepFile,
+    set_: Settings = None,
+    results_: Folder = None,
+    store: StoreFolder = None,
+    json_: AsJson = False,
+    address: Annotated[str | None, typer.Option(help="The Ray cluster it is for, such as auto; default: this machine.")] = None,
 ) -> None:
-    """Shows what a run would make, and what is made already; changes nothing."""
-    from refstudy import cost
+    """Shows what a run would make, what is made already, and what would find no room; changes nothing."""
+    from refstudy import cost, room
 
     read, at, cells = _read(sweep, set_, results_, store)
     estimate = cost.estimate(read, cells, at)
+    estimate = replace(estimate, warnings=room.lacking(read, cells, at, *_machines(address)))
     print(json.dumps(estimate.as_json(), indent=1) if json_ else estimate.as_text())
 
 
@@ -327,6 +337,17 @@ def _rebuilt(at: Results) -> tuple[list[Cell], str]:
         return grid.cells(results.sweep(at)), ""
     except RefstudyError as error:
         return [], str(error)
+
+
+def _machines(address: str | None) -> "tuple[list[Node], str]":
+    """The machines that a plan is for, and what they are called; for this one no Ray is started."""
+    from refstudy import room
+
+    if address is None:
+        return room.here(), room.HERE
+    from refstudy import session
+
+    return session.look(address)
 
 
 def _summary(record: dict[str, Any], heading: str = "") -> str:

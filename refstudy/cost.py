@@ -9,7 +9,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,8 @@ class Estimate:
     """What compute or disk cannot be reckoned without, in words."""
     cells_listed: list[dict[str, Any]]
     """Every cell: cell_id, policy, reference, beta, seed, settings, and its status in this folder."""
+    warnings: list[str] = field(default_factory=list)
+    """What finds no room on the machines in view, by `room`."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -102,6 +104,7 @@ class Estimate:
             lines.append(f"finished cells took {self.seconds_per_cell:.1f} s each (median)")
         if self.price is not None:
             lines.append(f"price:   {self.price:,.2f}")
+        lines += [f"warning: {each}" for each in self.warnings]
         return "\n".join([*lines, *self._cell_lines()])
 
     def _set_lines(self) -> list[str]:

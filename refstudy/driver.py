@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from refstudy import copies, demand, errors, guard, plan, records, results, runs, session, spec, together, tracking
+from refstudy import copies, demand, errors, guard, plan, records, results, room, runs, session, spec, together, tracking
 from refstudy.errors import RefstudyError
 from refstudy.grid import Cell, Sweep
 from refstudy.identity import fingerprint
@@ -117,6 +117,8 @@ class _Run:
             self.display.say(
                 f"{self.sweep.name}: {len(pending)} of {len(self.cells)} cells to run, {len(shared)} artefacts to make first"
             )
+            for each in room.warnings(self.sweep, pending, shared, self.at.store, *session.machines(address)):
+                self.display.say(f"warning: {each}")
             ready = self._without_failed(pending, self._make(self._without_files(shared)))
             if ready:
                 self._try(ready)

@@ -11,8 +11,9 @@ from typing import Any
 
 import ray
 
-from refstudy import demand, spec
+from refstudy import demand, room, spec
 from refstudy.errors import RefstudyError
+from refstudy.room import Node
 
 WAITING_WORKERS = 4
 RAY_SETTINGS = {
@@ -72,6 +73,20 @@ def connected(address: str | None, asked: Mapping[str, spec.Resources]) -> Itera
         yield
     finally:
         ray.shutdown()
+
+
+def machines(address: str | None) -> tuple[list[Node], str]:
+    """The living machines of the connected Ray, and what they are called; of this machine what is known of its memory too."""
+    if not address:
+        return room.here(), room.HERE
+    alive = [each["Resources"] for each in ray.nodes() if each["Alive"]]
+    return [Node(has, int(has["memory"]) if "memory" in has else None) for has in alive], f"the cluster at {address}"
+
+
+def look(address: str) -> tuple[list[Node], str]:
+    """`machines` of a cluster that is asked for nothing else."""
+    with connected(address, {"resources.trial": spec.Resources()}):
+        return machines(address)
 
 
 def environment(trial: spec.Resources) -> dict[str, str]:

@@ -109,6 +109,7 @@ LAYERS = (
         "reference_scores",
         "reference_compatibility",
         "demand",
+        "room",
     ),
     *(
         "scorer_checks",
@@ -134,7 +135,20 @@ LAYERS = (
 )
 """Modules and packages of refstudy, the lower ones first: none imports one that stands later."""
 
-TORCH_FREE = ("spec", "grid", "store", "plan", "records", "cost", "results", "explain", "measures.cell", "schedule", "artefacts")
+TORCH_FREE = (
+    "spec",
+    "grid",
+    "store",
+    "plan",
+    "records",
+    "cost",
+    "results",
+    "explain",
+    "measures.cell",
+    "schedule",
+    "artefacts",
+    "room",
+)
 """What `status` and `plan` rest on: they answer at once."""
 
 
