@@ -61,7 +61,7 @@ from refstudy.miniature import prompts as miniature_prompts
 from refstudy.passes import Shard
 from refstudy.processes import Heartbeat
 from refstudy.recipes import Recipe
-from refstudy.shelf import Policy, Shelf, load_policy
+from refstudy.shelf import Policy, Shelf, free_device, load_policy
 from refstudy.store import Claim, Store, write_json
 from refstudy.texts import Completion, Message, Pair, Prompt, Said
 from refstudy.training import dpo, reward_model, sft, workers
@@ -181,6 +181,7 @@ def train_policy(cell: Cell, store: Store, claim: Claim, emit: Emit) -> Policy:
     settings = (cell.save_every_s, cell.along, cell.resources.sharding)
     workers.call((recipe, *settings))
     trained = _train(recipe, store, emit, *settings)
+    free_device()  # gradients and moments, before the start is loaded beside the policy
     tokenizer = models.load_tokenizer(start)
     if cell.curve is not None:
         publish(store, cell.curve, lambda curve: write_json(curve.folder / ALONG, {"curve": trained.along}))
@@ -199,6 +200,7 @@ def take_part(store: Store) -> None:
     """Trains with the first of several workers all that it trains; nothing of it is written here."""
     while (task := workers.called()) is not None:
         _train(task[0], store, silent, *task[1:])
+        free_device()
 
 
 def log_of_kept(cell: Cell, store: Store) -> None:

@@ -6,6 +6,7 @@ Invariant: a shelf holds one model at a time, so that a device needs room for on
 import gc
 from dataclasses import dataclass
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from refstudy import checkpoints, models, recipes
@@ -44,7 +45,7 @@ class Shelf:
         """The model of a recipe, loaded if it is not the one used last."""
         if self._policy is None or self._name != fingerprint(recipe):
             self._policy = None
-            gc.collect()  # the model before must be gone from the device before the next is loaded
+            free_device()  # the model before must be gone from the device before the next is loaded
             self._policy = _loaded(self.speaker(recipe).checkpoint)
             self._name = fingerprint(recipe)
         return self._policy
@@ -55,6 +56,13 @@ class Shelf:
             at = checkpoints.checkpoint(recipe, self._store)
             self._speaker = fingerprint(recipe), Speaker(models.load_tokenizer(at), at.system_role, at)
         return self._speaker[1]
+
+
+def free_device() -> None:
+    """Gives back what this process holds of its device and no longer uses: the device may be others' too, by fractions of it."""
+    gc.collect()  # a trainer and what it trains refer to each other in circles
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def load_policy(recipe: recipes.Model, store: Store) -> Policy:

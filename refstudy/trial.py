@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from refstudy import alarms, artefacts, make, plan, records, results
+from refstudy import alarms, artefacts, make, plan, records, results, shelf
 from refstudy.alarms import Raised
 from refstudy.errors import RefstudyError
 from refstudy.evaluations import Evaluation
@@ -48,6 +48,7 @@ def run_trial(cell: Cell, store: Store, folder: Path, emit: Emit = silent) -> Re
         timing = {"phases_s": phases_s, "duration_s": sum(phases_s.values()), "started_at": started, "finished_at": now()}
         record = results.heading(cell) | body | timing | {"provenance": provenance()} | (before if is_made else {})
         records.write_record(folder, record)
+    shelf.free_device()  # a warm worker's next trial may wait for a while, and others share the device
     return record
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import ray.cloudpickle
 from ray import train
+from safetensors.torch import load_file
 
 from refstudy import artefacts, driver, grid, records, results, together
 from refstudy.errors import SpecError
@@ -134,3 +135,38 @@ def test_exception_of_another_worker_is_recorded_in_its_words_and_a_death_is_lef
         together._failed(
             cell, at.folder, endings, train.WorkerGroupError("the first one died", {0: RuntimeError(), 1: RuntimeError()})
         )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("keep", [("keep=full",), ("train.lora={rank: 2, alpha: 4}", "keep=adapter")], ids=["full", "lora"])
+def test_cell_whose_policy_lies_in_parts_comes_to_what_it_is_on_one_device(tmp_path, keep):
+    """Trained, kept, answered and judged: answers and weights are those of one worker up to rounding."""
+    (one,), (cell,), at = run(tmp_path / "one", "axes.beta=[0.1]", *keep)
+    (two,), (same,), to = run(tmp_path / "two", "axes.beta=[0.1]", "resources.trial={workers: 2, sharding: fsdp}", *keep)
+    assert cell.id == same.id
+    assert (one["status"], two["status"]) == ("done", "done"), two
+    logs = [artefacts.read_log(cell.log, each.store)["final"] for each in (at, to)]
+    assert logs[1] == pytest.approx(logs[0], rel=1e-3, abs=1e-4)
+    (whole,), (gathered,) = ([load_file(file) for file in each.store.path(cell.dpo).glob("*.safetensors")] for each in (at, to))
+    assert whole.keys() == gathered.keys()
+    assert max((whole[name] - gathered[name]).abs().max().item() for name in whole) < 1e-4
+    answers = [artefacts.read_completions(cell.completions, each.store) for each in (at, to)]
+    assert [each.token_ids for each in answers[0]] == [each.token_ids for each in answers[1]]
+
+
+def test_sharding_wants_workers_and_a_trial_and_deepspeed_is_refused_with_a_remedy(tmp_path):
+    for assignment, why in (
+        ("resources.trial={sharding: fsdp}", "sharding shares a policy out over workers; expected workers: 2 or more"),
+        ("resources.trial={workers: 2, sharding: deepspeed}", "DeepSpeed is not built; expected sharding: fsdp"),
+        ("resources.artefact={sharding: fsdp}", "only trials of several workers share a model out; expected sharding: none"),
+        ("resources.trial={workers: 2, sharding: zero}", "expected 'none', 'fsdp' or 'deepspeed'"),
+    ):
+        with pytest.raises(SpecError, match=why):
+            opened(tmp_path, assignment)
+
+
+def test_sharding_changes_no_id(tmp_path):
+    _, plain, _ = opened(tmp_path)
+    _, shared_out, _ = opened(tmp_path, "resources.trial={workers: 2, sharding: fsdp}")
+    assert [cell.id for cell in plain] == [cell.id for cell in shared_out]
+    assert {cell.resources.sharding for cell in shared_out} == {"fsdp"}

@@ -1,0 +1,73 @@
+"""What a trial holds in memory: one policy once it is trained, and nothing at its end, however it ends.
+
+Shown on the CPU by the tensors that exist. On a GPU that others share, what the allocator keeps of freed ones is given back too;
+that part has not been run.
+"""
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from refstudy import grid, make, plan, results, trial
+from refstudy.grid import Cell
+from refstudy.measurement import Measurement
+from refstudy.results import Results
+from tests import sweeps
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Cell], Results]:
+    """Two cells with all that they need, after a first trial: what a warm worker keeps for the next is in memory."""
+    sweep = grid.read(sweeps.write(tmp_path_factory.mktemp("memory")), ["axes.reference=[self]", "axes.beta=[1, 0.1, 0.01]"])
+    cells = grid.cells(sweep)
+    at = results.place(sweep, tmp_path_factory.mktemp("results") / "tiny", None)
+    make.make_all(plan.shared(cells, at.store), at.store)
+    assert trial.run_trial(cells[0], at.store, at.folder)["status"] == "done"
+    return cells[1:], at
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Python collects circles of garbage when it likes; here only where it is asked to."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def held() -> int:
+    """Bytes of all tensors of this process, those of circles of garbage too."""
+    storages = [each.untyped_storage() for each in gc.get_objects() if issubclass(type(each), torch.Tensor) and not each.is_meta]
+    return sum({each.data_ptr(): each.nbytes() for each in storages}.values())
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_trial_holds_one_policy_when_it_answers_and_nothing_at_its_end(ready: tuple[list[Cell], Results]) -> None:
+    """Gradients and AdamW's moments, three times the weights, are gone before the first answer."""
+    (cell, _), at = ready
+    seen: dict[str, int] = {}
+    before = held()
+
+    def emit(measurement: Measurement) -> None:
+        seen[measurement.stage] = max(seen.get(measurement.stage, 0), held() - before)
+
+    assert trial.run_trial(cell, at.store, at.folder, emit)["status"] == "done"
+    assert held() <= before
+    weights = seen["train"] / 4  # at most: weights, gradients, two moments
+    assert weights > 10_000
+    assert seen["generate"] < 2 * weights
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_trial_that_fails_in_the_middle_of_its_training_holds_nothing_afterwards(ready: tuple[list[Cell], Results]) -> None:
+    (_, cell), at = ready
+    before = held()
+
+    def emit(measurement: Measurement) -> None:
+        if measurement.stage == "train" and measurement.step:
+            raise RuntimeError("no room on the device")
+
+    assert trial.run_trial(cell, at.store, at.folder, emit)["status"] == "failed"
+    assert held() <= before
