@@ -30,6 +30,7 @@ recipe is computed in the same way on every machine. Shorter texts gain less, an
 TOLERANCE_NATS = {torch.float32: 1e-4}
 """Largest mean difference of a token's log-prob that is rounding; of shorter formats COARSE_NATS."""
 COARSE_NATS = 0.05
+OTHER_TOKENS = 16
 NAME = "refstudy_lines"
 """Our attention among transformers' own; without a line it is `sdpa`."""
 IGNORED = frozenset({"position_ids", "use_cache", "is_causal", "output_attentions", "output_hidden_states"})
@@ -69,17 +70,29 @@ _OBSTACLES: WeakKeyDictionary[torch.nn.Module, dict[bool, str]] = WeakKeyDiction
 def obstacle(model: PreTrainedModel, turns: Sequence[Turn], together: Sequence[Sequence[int]], training: bool = False) -> str:
     """Why the model must read prompts with each answer, in words; "" if it need not. Found once for a model, and told once.
 
-    The longest family is computed both ways, in the mode that the model is in, and the log-probs compared. `training`: also what
-    no log-prob shows before the first step.
+    A family is computed both ways, in the mode that the model is in, and the log-probs compared: the shortest that is long enough
+    for lines, since what tells models apart shows in few tokens too, or is said by the model. `training`: also what no log-prob
+    shows before the first step.
     """
     known = _OBSTACLES.setdefault(model, {})
     if training not in known:
-        longest = max(together, key=lambda rows: (all(turns[row].answer_ids for row in rows), len(rows), line_tokens(turns, rows)))
-        found = _declared(model, training) or _difference(model, [turns[row] for row in longest])
+        found = _declared(model, training) or difference(model, _tried(turns, together))
         known[training] = found
         if found:
             _tell(f"{type(model).__name__}: {found}; each answer is computed with its prompt")
     return known[training]
+
+
+def _tried(turns: Sequence[Turn], together: Sequence[Sequence[int]]) -> list[Turn]:
+    """The family that a model is tried on; beside a lone answer the prompt's own end stands for another."""
+
+    def rank(rows: Sequence[int]) -> tuple[bool, int, bool, int]:
+        tokens = line_tokens(turns, rows)
+        is_long = tokens >= LEAST_TOKENS
+        return all(turns[row].answer_ids for row in rows), len(rows), is_long, -tokens if is_long else tokens
+
+    family = [turns[row] for row in max(together, key=rank)]
+    return family if len(family) > 1 else [*family, Turn(family[0].prompt_ids, family[0].prompt_ids[-OTHER_TOKENS:])]
 
 
 @cache
@@ -99,7 +112,7 @@ def _declared(model: PreTrainedModel, training: bool) -> str:
     return ""
 
 
-def _difference(model: PreTrainedModel, turns: list[Turn]) -> str:
+def difference(model: PreTrainedModel, turns: list[Turn]) -> str:
     """How far the log-probs of one family are apart between both ways, in words; "" if they only round differently."""
     with torch.no_grad(), torch.random.fork_rng():
         plain = torch.cat([_logps(model, turn) for turn in turns])

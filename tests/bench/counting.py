@@ -1,7 +1,8 @@
 """What the workers of a timed run do, counted: passes of models, tokens, times of store and logging, memory.
 
 Invariant: tokens are counted where a model meets them, in its forward pass, and never reckoned from what was planned. What is no
-padding token is a token: no text has one.
+padding token is a token: no text has one. Trying whether a model may be computed on lines is a stage of its own, `probe`: these
+tokens are met beside a pass, are no part of it, and stand in every sum of what was spent.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ from refstudy.store import Store
 from refstudy.work import Work
 
 COUNTS = "counts.jsonl"
+PROBE = "probe"
 STORE_METHODS = ("has", "path", "claim", "wait", "publish")
 
 
@@ -95,6 +97,15 @@ class Counts:
         self.log_s += time.perf_counter() - begun
         return answer
 
+    @contextmanager
+    def within(self, stage: str) -> Iterator[None]:
+        """What is met while the context lasts belongs to another stage than the one last announced."""
+        own, self.stage = self.stage, stage
+        try:
+            yield
+        finally:
+            self.stage = own
+
     def meet(self, parameters: int, pad_id: int | None, embedding: Any, ids: tuple[Any, ...]) -> None:
         """Counts the ids that a model of so many parameters looks up."""
         of = self.passes.setdefault(f"{self.stage}/{parameters}", {"passes": 0, "places": 0, "tokens": 0})
@@ -108,9 +119,9 @@ def counted(folder: Path, what: str, of: str, emit: Emit) -> Iterator[Counts]:
     """Counts what the block does in this process, and adds a line to the folder's counts when it ends."""
     first = time.time()
     work.warm_here()  # as the work itself does
-    from refstudy import models, trial  # noqa: F401
+    from refstudy import models, shared_prompt, trial  # noqa: F401
 
-    counts, own_load = Counts(emit), models.load
+    counts, own_load, own_difference = Counts(emit), models.load, shared_prompt.difference
 
     def load(*args: Any, **options: Any) -> Any:
         model, tokenizer = own_load(*args, **options)
@@ -120,9 +131,14 @@ def counted(folder: Path, what: str, of: str, emit: Emit) -> Iterator[Counts]:
         model.get_input_embeddings().register_forward_pre_hook(meet)
         return model, tokenizer
 
+    def difference(*args: Any) -> str:
+        with counts.within(PROBE):
+            return own_difference(*args)
+
     begun, used, resident = time.time(), os.times(), memory_gb("VmRSS")
     forget_peak()
-    with mock.patch.object(models, "load", load), _timed_store(counts):
+    trying = mock.patch.object(shared_prompt, "difference", difference)
+    with mock.patch.object(models, "load", load), trying, _timed_store(counts):
         yield counts
     now = os.times()
     line = {

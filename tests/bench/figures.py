@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tests.bench.counting import PROBE
+
 ROUNDING_NATS = 0.05
 """Standard deviation of a log-prob ratio's rounding in bf16 autocast for answers of ROUNDING_TOKENS tokens: a mean absolute
 difference of 0.04 nats (see `precision` of models in a sweep file), times sqrt(pi / 2)."""
@@ -164,10 +166,16 @@ def counted(counts: Sequence[Mapping[str, Any]], task: str, stages: Sequence[str
 
 
 def reference_token_ratio(counts: Sequence[Mapping[str, Any]], texts: Texts, references: int) -> float:
-    """Tokens that passes over the pairs met, by those of one pass for each reference: U where it reads prompts once."""
-    met = counted(counts, "score")["tokens"]
+    """Tokens that passes over the pairs met, by those of one pass for each reference: U where it reads prompts once. Without those
+    on which it was tried whether a reference may read them once: `probe_share`."""
+    met = counted(counts, "score")["tokens"] - counted(counts, "score", (PROBE,))["tokens"]
     one_pass = texts.prompt_once if met < references * texts.each_answer else texts.each_answer
     return met / (references * one_pass)
+
+
+def probe_share(counts: Sequence[Mapping[str, Any]]) -> float:
+    """Tokens on which references were tried before their passes, by all tokens that they met there."""
+    return counted(counts, "score", (PROBE,))["tokens"] / counted(counts, "score")["tokens"]
 
 
 def padding_share(counts: Sequence[Mapping[str, Any]]) -> float:
@@ -185,10 +193,11 @@ def floor_flops(policy: Size, references: Sequence[Size], texts: Texts, epochs: 
 def spent_flops(
     counts: Sequence[Mapping[str, Any]], policy: Size, references: Mapping[int, Size], texts: Texts, epochs: float, cells: int
 ) -> float:
-    """The same with the places that were really computed, padding among them; `references` by their parameters. Heads are counted
-    at the answers, where training and scoring compute them."""
+    """The same with the places that were really computed, padding and probes among them; `references` by their parameters. Heads
+    are counted at the answers, where training and scoring compute them."""
     met = counted(counts, "trial", ("train",))["places"]
     total = 6 * (policy.body * met + policy.head * texts.answers * epochs * cells)
+    total += 2 * policy.body * counted(counts, "trial", (PROBE,))["places"]
     for line in counts:
         for key, of in line["passes"].items() if line["what"] == "score" else ():
             total += 2 * references[int(key.split("/")[1])].body * of["places"]

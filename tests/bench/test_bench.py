@@ -7,8 +7,16 @@ from tests.bench import outcome, parts
 from tests.bench.__main__ import WAYS
 
 pytestmark = pytest.mark.long
-FIGURES = {"speedup_live", "speedup_precomputed", "reference_token_ratio", "overhead_share", "tokens_per_s", "redundancy"}
-FIGURES |= {"sweep_efficiency", "padding_share", "peak_memory_gb", "phases_s", "equal", "one_more_beta", "runs"}
+FIGURES = {
+    "speedup_live",
+    "speedup_precomputed",
+    "reference_token_ratio",
+    "probe_share",
+    "overhead_share",
+    "tokens_per_s",
+    "redundancy",
+}
+FIGURES |= {"sweep_efficiency", "padding_share", "peak_memory_gb", "phases_s", "equal", "one_more_beta", "runs", "probe_share"}
 PHASES = {"start", "load", "tokenise", "score", "train", "generate", "judge", "record"}
 
 

@@ -55,6 +55,22 @@ def test_reference_ratio_of_a_reference_scored_for_each_of_two_betas_is_two():
     assert figures.reference_token_ratio(counts, TEXTS, 1) == 2.0
 
 
+def test_probes_of_a_reference_are_told_apart_from_its_pass():
+    """A pass of 200 tokens, and 50 on which it was tried: the ratio is 1, and 50 of 250 tokens were the probe's."""
+    counts = [task("score", {"probe/7": met(50), "score/7": met(200)})]
+    assert figures.reference_token_ratio(counts, TEXTS, 1) == 1.0
+    assert figures.probe_share(counts) == pytest.approx(0.2)
+
+
+def test_probes_are_spent_where_they_happen():
+    """25 places in a trial and 10 in a pass, of a body of 10 parameters: 2 * 10 * 35."""
+    size = Size(body=10, head=2)
+    lean = [task("trial", {"train/12": met(200)}), task("score", {"score/12": met(200)})]
+    tried = [task("trial", {"train/12": met(200), "probe/12": met(25)}), task("score", {"score/12": met(200), "probe/12": met(10)})]
+    spent = [figures.spent_flops(each, size, {12: size}, TEXTS, 1, 1) for each in (lean, tried)]
+    assert spent[1] - spent[0] == 2 * 10 * 35
+
+
 def test_padding_is_what_training_computed_beyond_its_tokens():
     counts = [task("trial", {"train/7": met(300, 400), "generate/7": met(1, 9)})]
     assert figures.padding_share(counts) == pytest.approx(0.25)
