@@ -32,9 +32,11 @@ class Examination:
 
     def __call__(self, policy: PreTrainedModel) -> dict[str, float]:
         tokenizer, system_role = self.start.tokenizer, self.start.system_role
-        answers = generation.generate(policy, tokenizer, self.prompts, self.sampling, system_role=system_role)
-        system = self.sampling.system
-        kl = divergence.kl_nats(policy, self.start.model, tokenizer, self.prompts, answers, system, system_role=system_role)
+        drawn = generation.drawn(policy, tokenizer, self.prompts, self.sampling, system_role=system_role)
+        answers, system = drawn.completions, self.sampling.system
+        kl = divergence.kl_nats(
+            policy, self.start.model, tokenizer, self.prompts, answers, system, system_role=system_role, states=drawn.states
+        )
         verdicts = self.judge(self.prompts, answers, self.baseline)
         found = cell_measures.measure(
             prompts=self.prompts,

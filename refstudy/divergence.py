@@ -4,6 +4,7 @@ Invariant: both models read the same tokens, so they must share the tokenizer; t
 measured by sequence log-probs instead (`scoring.score_completions`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,20 +38,23 @@ def kl_nats(
     emit: Emit = silent,
     system_role: SystemRole = "keep",
     batch_tokens: int = scoring.BATCH_TOKENS,
+    states: Sequence[torch.Tensor] | None = None,
 ) -> AnswerKl:
     """Full-vocabulary KL(policy || reference) in nats summed over each answer's tokens, with the end token if one was drawn.
 
     On the policy's own samples, drawn at temperature 1 and full support, its mean estimates the sequence KL without the noise of
     log-ratios (the sum over steps of the exact KL of the next token, given a sampled beginning); on others it is the KL along these
-    answers.
+    answers. `states`: what the policy's head was given as it drew the answers (`generation.Drawn`); the policy need not read them.
     """
     vocabulary = common_vocabulary(policy, reference, tokenizer)
     asked = [chat.prompt_ids(tokenizer, each.messages, system, system_role) for each in in_place(prompts, completions)]
     turns = [chat.Turn(ids, each.token_ids) for ids, each in zip(asked, completions, strict=True)]
     sums = np.zeros(len(turns))
     done = 0
-    for batch in scoring.batches(turns, batch_tokens, policy, reference):
-        sums[batch.rows] = _sums(policy, reference, batch, turns, tokenizer.pad_token_id, vocabulary)
+    readers = (policy, reference) if states is None else (reference,)
+    for batch in scoring.batches(turns, batch_tokens, *readers):
+        given = None if states is None else torch.cat([states[row] for row in batch.rows])
+        sums[batch.rows] = _sums(policy, reference, batch, turns, tokenizer.pad_token_id, vocabulary, given)
         done += len(batch.rows)
         emit(Measurement("divergence", done, len(turns), {}))
     return AnswerKl([each.prompt_id for each in completions], sums, np.array([len(turn.answer_ids) for turn in turns]))
@@ -77,10 +81,19 @@ def common_vocabulary(policy: PreTrainedModel, reference: PreTrainedModel, token
 
 @torch.inference_mode()
 def _sums(
-    policy: PreTrainedModel, reference: PreTrainedModel, batch: scoring.Batch, turns: list[chat.Turn], pad_id: int, vocabulary: int
+    policy: PreTrainedModel,
+    reference: PreTrainedModel,
+    batch: scoring.Batch,
+    turns: list[chat.Turn],
+    pad_id: int,
+    vocabulary: int,
+    states: torch.Tensor | None,
 ) -> list[float]:
-    policy_logits, _, counts = scoring.batch_logits(policy, batch, turns, pad_id)
-    reference_logits, _, _ = scoring.batch_logits(reference, batch, turns, pad_id)
+    reference_logits, _, counts = scoring.batch_logits(reference, batch, turns, pad_id)
+    if states is None:
+        policy_logits, _, _ = scoring.batch_logits(policy, batch, turns, pad_id)
+    else:
+        policy_logits = policy.get_output_embeddings()(states)
     reference_logits = reference_logits.to(policy_logits.device)
     kl = token_kl_nats(policy_logits[:, :vocabulary], reference_logits[:, :vocabulary]).cpu()
     return [float(row.sum()) for row in kl.split(counts)]

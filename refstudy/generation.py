@@ -8,13 +8,14 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from refstudy import chat, models
+from refstudy import caches, chat, models, shared_prompt
 from refstudy.checkpoints import SystemRole
 from refstudy.errors import ModelError
 from refstudy.measurement import Emit, Measurement, silent
@@ -26,6 +27,17 @@ BATCH_TOKENS = 32_768
 BATCH_ROWS = 256
 SPARSE = 0.75
 """Finished rows leave a batch when its open rows fall below this share: leaving copies the cache."""
+KEPT_VALUES = 2**26
+"""Values of states that are kept for whoever asks for logits at the answers (256 MiB in fp32); beyond that none are."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Answers, and what need not be computed again for their logits."""
+
+    completions: list[Completion]
+    states: list[torch.Tensor] | None
+    """Of each answer what the model's head was given for its tokens, (tokens, hidden); None where they are not kept."""
 
 
 def generate(
@@ -43,10 +55,26 @@ def generate(
     Temperature 0 takes the likeliest token. Otherwise the next token is where the running sum of the probabilities, by token id,
     passes the prompt's next uniform number. Log-probs are under temperature 1 and full support, whatever was drawn with.
     """
+    return drawn(model, tokenizer, prompts, sampling, emit, system_role, batch_tokens).completions
+
+
+def drawn(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[Prompt],
+    sampling: Sampling,
+    emit: Emit = silent,
+    system_role: SystemRole = "keep",
+    batch_tokens: int = BATCH_TOKENS,
+) -> Drawn:
+    """`generate`, with the states of the answers where prompts are long enough to be read on lines, and states are few enough."""
     ends = models.end_ids(model, tokenizer)
     opened = [chat.prompt_ids(tokenizer, _of_probes(prompt), sampling.system, system_role) for prompt in prompts]
     _check_room(model, prompts, opened, sampling)
+    pass_ = _Pass(model, sampling, ends, tokenizer.pad_token_id, _on_lines(model, opened))
+    kept = pass_.on_lines and _keeps_states(model, len(prompts) * sampling.max_new_tokens)
     given: list[list[Completion]] = [[] for _ in prompts]
+    states: dict[int, torch.Tensor] = {}
     turns = [1 + len(prompt.turns) for prompt in prompts]
     for turn in range(max(turns, default=0)):
         rows = [row for row, count in enumerate(turns) if count > turn]
@@ -58,11 +86,16 @@ def generate(
                 _Answer(prompts[row].prompt_id, ids[each], _uniforms(sampling, prompts[row], turn))
                 for row, each in zip(of, batch, strict=True)
             ]
-            _extend(model, answers, sampling, ends, tokenizer.pad_token_id)
+            with _heard(model, kept) as heard:
+                _extend(pass_, answers, heard)
             for row, answer in zip(of, answers, strict=True):
                 given[row].append(_completion(tokenizer, answer))
+                if answer.states:
+                    states[row] = torch.cat(answer.states)
             emit(Measurement("generate", sum(map(len, given)), sum(turns), {}))
-    return [replace(each[-1], earlier=[before.text for before in each[:-1]]) for each in given]
+    completions = [replace(each[-1], earlier=[before.text for before in each[:-1]]) for each in given]
+    whole = kept and all(len(states.get(row, ())) == len(each.token_ids) for row, each in enumerate(completions))
+    return Drawn(completions, [states[row] for row in range(len(completions))] if whole else None)
 
 
 @dataclass
@@ -75,12 +108,47 @@ class _Answer:
     token_ids: list[int] = field(default_factory=list)
     logp_sum_nats: float = 0.0
     terminated: bool = False
+    states: list[torch.Tensor] = field(default_factory=list)
 
-    def take(self, token: int, logp: float, is_end: bool) -> None:
+    def take(self, token: int, logp: float, is_end: bool, state: torch.Tensor | None) -> None:
         if not self.terminated:
             self.token_ids.append(token)
             self.logp_sum_nats += logp
             self.terminated = is_end
+            if state is not None:
+                self.states.append(state)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What all batches of one pass share."""
+
+    model: PreTrainedModel
+    sampling: Sampling
+    ends: list[int]
+    pad_id: int
+    on_lines: bool
+    """Prompts are read on lines, without padding."""
+
+
+class _Heard:
+    """What a model's head is given, as long as the logits are what the head alone makes of it: found at the first token."""
+
+    def __init__(self, head: torch.nn.Module) -> None:
+        self._head, self._given = head, list[torch.Tensor]()
+        self._holds: bool | None = None
+
+    def hear(self, module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        self._given.append(given[0])
+
+    def states(self, logits: torch.Tensor) -> list[torch.Tensor | None]:
+        """What the head was given for each row of `logits` (B, V), (1, hidden) each; None where that does not make them."""
+        given, self._given = self._given, []
+        if self._holds is None:
+            made = torch.cat([self._head(each).flatten(0, 1) for each in given])
+            self._holds, self._given = torch.equal(made, logits), []
+        rows = torch.cat([each.flatten(0, 1) for each in given])
+        return list(rows.split(1)) if self._holds and len(rows) == len(logits) else [None] * len(logits)
 
 
 def _of_probes(prompt: Prompt) -> list[Message]:
@@ -124,23 +192,51 @@ def _uniforms(sampling: Sampling, prompt: Prompt, turn: int) -> np.ndarray:
     )
 
 
+def _on_lines(model: PreTrainedModel, ids: list[list[int]]) -> bool:
+    """Whether prompts are long enough for lines, by their texts alone, and the model can read them so."""
+    turns = [chat.Turn(each[:-1], each[-1:]) for each in ids]
+    alone = [(row,) for row in range(len(turns))]
+    can = bool(ids) and shared_prompt.pays(turns, alone) and caches.takes_lines(caches.roomy(model, 0))
+    return can and not shared_prompt.obstacle(model, turns, alone)
+
+
+def _keeps_states(model: PreTrainedModel, tokens: int) -> bool:
+    return tokens * model.config.get_text_config().hidden_size <= KEPT_VALUES
+
+
+@contextmanager
+def _heard(model: PreTrainedModel, kept: bool) -> Iterator[_Heard | None]:
+    """What the model's head is given while the context lasts; None if nobody keeps it."""
+    head = model.get_output_embeddings()
+    if not kept or head is None:
+        yield None
+        return
+    heard = _Heard(head)
+    hook = head.register_forward_pre_hook(heard.hear)
+    try:
+        yield heard
+    finally:
+        hook.remove()
+
+
 @torch.inference_mode()
-def _extend(model: PreTrainedModel, answers: list[_Answer], sampling: Sampling, ends: list[int], pad_id: int) -> None:
+def _extend(of: _Pass, answers: list[_Answer], heard: _Heard | None) -> None:
     """Lets the answers grow until each has drawn an end token or is full; finished rows leave the batch in groups."""
-    ids, mask = _left_padded([answer.prompt_ids for answer in answers], pad_id, models.input_device(model))
-    takes_positions = "position_ids" in inspect.signature(type(model).forward).parameters
-    cache = DynamicCache(config=model.config)
+    model, sampling = of.model, of.sampling
+    ids, mask = _left_padded([answer.prompt_ids for answer in answers], of.pad_id, models.input_device(model))
+    cache = caches.roomy(model, mask.shape[1] + sampling.max_new_tokens)
     growing = list(answers)
     for step in range(sampling.max_new_tokens):
-        positions = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]} if takes_positions else {}
-        logits = model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **positions
-        ).logits[:, -1]
+        if step == 0 and of.on_lines:
+            logits = caches.read(model, [answer.prompt_ids for answer in answers], cache)
+        else:
+            logits = _next_logits(model, ids, mask, cache)
+        states = heard.states(logits) if heard is not None else [None] * len(growing)
         uniforms = torch.tensor([answer.uniforms[step] for answer in growing], dtype=torch.float64, device=logits.device)
         tokens = choose(logits, uniforms, sampling.temperature, sampling.top_p)
         logps = logits.float().log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
-        for answer, token, logp in zip(growing, tokens.tolist(), logps, strict=True):
-            answer.take(token, logp, token in ends)
+        for answer, token, logp, state in zip(growing, tokens.tolist(), logps, states, strict=True):
+            answer.take(token, logp, token in of.ends, state)
         open_rows = [row for row, answer in enumerate(growing) if not answer.terminated]
         if not open_rows:
             return
@@ -149,6 +245,15 @@ def _extend(model: PreTrainedModel, answers: list[_Answer], sampling: Sampling, 
             growing, tokens, mask = [growing[row] for row in open_rows], tokens[keep], mask[keep]
             cache.batch_select_indices(keep)
         ids, mask = tokens[:, None], torch.cat([mask, mask.new_ones(len(growing), 1)], dim=1)
+
+
+def _next_logits(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+    """Logits (B, V) of the token after `ids` (B, N), whose keys and values the cache then has too."""
+    takes_positions = "position_ids" in inspect.signature(type(model).forward).parameters
+    positions = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]} if takes_positions else {}
+    out = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **positions)
+    logits: torch.Tensor = out.logits[:, -1]
+    return logits
 
 
 def choose(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:

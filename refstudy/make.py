@@ -52,6 +52,7 @@ from refstudy.artefacts import (
     read_prompts,
     read_token_pairs,
 )
+from refstudy.generation import Drawn
 from refstudy.grid import Cell
 from refstudy.identity import fingerprint, kind
 from refstudy.judges import Verdict, judging
@@ -159,7 +160,8 @@ def _write(recipe: Recipe, store: Store, folder: Path, emit: Emit, shelf: Shelf,
         case recipes.Completions(source=recipes.ChatServer()):
             texts.write_lines(folder / COMPLETIONS, _served_answers(recipe, store, emit))
         case recipes.Completions():
-            texts.write_lines(folder / COMPLETIONS, _answers(recipe, store, shelf.take(_own_model(recipe)), emit))
+            drawn = _drawn(recipe, store, shelf.take(_own_model(recipe)), emit)
+            texts.write_lines(folder / COMPLETIONS, drawn.completions)
         case recipes.Answers():
             given = read_prompts(recipe.prompts, store)
             texts.write_lines(folder / COMPLETIONS, _as_text(given, outputs.answers(recipe, given), recipe.tokens_of, store))
@@ -208,14 +210,17 @@ def log_of_kept(cell: Cell, store: Store) -> None:
     publish(store, cell.log, lambda log: write_json(log.folder / LOG, read_log(cell.dpo, store)))
 
 
-def answers(recipe: recipes.Completions, store: Store, policy: Policy | None, emit: Emit) -> None:
-    """Publishes the policy's answers, unless the store has them; `policy` None: its weights are in the store."""
+def answers(recipe: recipes.Completions, store: Store, policy: Policy | None, emit: Emit) -> Drawn | None:
+    """Publishes the policy's answers, unless the store has them; `policy` None: its weights are in the store. Returns them as
+    they were drawn, None if another process or an earlier one made them."""
+    made: list[Drawn] = []
 
     def write(claim: Claim) -> None:
-        source = policy or load_policy(_own_model(recipe), store)
-        texts.write_lines(claim.folder / COMPLETIONS, _answers(recipe, store, source, emit))
+        made.append(_drawn(recipe, store, policy or load_policy(_own_model(recipe), store), emit))
+        texts.write_lines(claim.folder / COMPLETIONS, made[0].completions)
 
     publish(store, recipe, write)
+    return made[0] if made else None
 
 
 def answers_to_sets(cell: Cell, store: Store, policy: Policy | None, emit: Emit) -> None:
@@ -226,12 +231,12 @@ def answers_to_sets(cell: Cell, store: Store, policy: Policy | None, emit: Emit)
             answers(each, store, policy, emit)
 
 
-def divergence_of(recipe: recipes.Divergence, store: Store, policy: Policy | None, emit: Emit) -> None:
-    """Publishes the KL of the answers' policy to the reference, unless the store has it."""
+def divergence_of(recipe: recipes.Divergence, store: Store, policy: Policy | None, emit: Emit, drawn: Drawn | None = None) -> None:
+    """Publishes the KL of the answers' policy to the reference, unless the store has it; `drawn`: the answers, if just drawn."""
 
     def write(claim: Claim) -> None:
         source = policy or load_policy(_own_model(recipe.completions), store)
-        _write_divergence(recipe, store, claim.folder, source, emit)
+        _write_divergence(recipe, store, claim.folder, source, emit, drawn)
 
     publish(store, recipe, write)
 
@@ -394,9 +399,9 @@ def _write_token_pairs(recipe: recipes.TokenPairs, store: Store, folder: Path) -
     token_pairs.write(folder, rows, dropped)
 
 
-def _answers(recipe: recipes.Completions, store: Store, policy: Policy, emit: Emit) -> list[Completion]:
+def _drawn(recipe: recipes.Completions, store: Store, policy: Policy, emit: Emit) -> Drawn:
     prompts = read_prompts(recipe.prompts, store)
-    return generation.generate(policy.model, policy.tokenizer, prompts, recipe.sampling, emit, policy.system_role)
+    return generation.drawn(policy.model, policy.tokenizer, prompts, recipe.sampling, emit, policy.system_role)
 
 
 def _own_model(recipe: recipes.Completions) -> recipes.Model:
@@ -429,7 +434,9 @@ def _as_text(prompts: list[Prompt], answered: list[Said], tokens_of: recipes.Mod
     ]
 
 
-def _write_divergence(recipe: recipes.Divergence, store: Store, folder: Path, policy: Policy, emit: Emit) -> None:
+def _write_divergence(
+    recipe: recipes.Divergence, store: Store, folder: Path, policy: Policy, emit: Emit, drawn: Drawn | None = None
+) -> None:
     reference = load_policy(recipe.reference, store)
     kl = divergence.kl_nats(
         policy.model,
@@ -440,6 +447,7 @@ def _write_divergence(recipe: recipes.Divergence, store: Store, folder: Path, po
         recipe.completions.sampling.system,
         emit,
         policy.system_role,
+        states=drawn and drawn.states,
     )
     columns = {"prompt_id": kl.prompt_ids, "kl_nats": kl.kl_nats, "tokens": kl.tokens}
     pq.write_table(pa.table(columns), folder / DIVERGENCE)

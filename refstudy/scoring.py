@@ -27,6 +27,8 @@ from refstudy.token_pairs import TokenPair
 
 BATCH_TOKENS = 16_384
 """Padded tokens of one forward pass at most."""
+LINE_TOKENS = 4096
+"""Tokens of one forward pass on lines at most: as fast as more, and in less memory."""
 LOGIT_VALUES = 2**28
 """Logits held at once at most (1 GiB in fp32); a large vocabulary makes batches smaller."""
 
@@ -134,7 +136,7 @@ def batches(turns: list[chat.Turn], batch_tokens: int, *by: PreTrainedModel) -> 
     vocabulary = min(_vocabulary(model) for model in by)
     together = shared_prompt.couples(turns)
     if shared_prompt.pays(turns, together) and not any(shared_prompt.obstacle(model, turns, together) for model in by):
-        found = family_batches(turns, together, batch_tokens, vocabulary)
+        found = family_batches(turns, together, min(batch_tokens, LINE_TOKENS), vocabulary)
         return [Batch([row for rows in each for row in rows], each) for each in found]
     return [Batch(rows) for rows in length_batches(turns, batch_tokens, vocabulary)]
 

@@ -93,9 +93,10 @@ def _train_and_answer(cell: Cell, store: Store, clock: "_Clock", emit: Emit) -> 
             elif store.has(cell.dpo):
                 make.log_of_kept(cell, store)
         with clock("generate"):
-            make.answers(cell.completions, store, policy, emit)
+            drawn = make.answers(cell.completions, store, policy, emit)
         with clock("divergence"):
-            make.divergence_of(cell.divergence, store, policy, emit)
+            make.divergence_of(cell.divergence, store, policy, emit, drawn)
+        del drawn  # states of its answers are no small thing
         if policy is not None and cell.token_shifts is not None:
             with clock("token_shifts"):
                 make.token_shifts_of(cell.token_shifts, store, policy, emit)

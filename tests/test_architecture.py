@@ -15,6 +15,7 @@ TORCH = (
     *("models", "chat", "scoring", "generation", "divergence", "pretraining", "shelf", "make", "training", "judges.reward_model"),
     "token_shifts",
     "shared_prompt",
+    "caches",
     "along",
     *("miniature.zoo", "miniature.architecture", "miniature.tokenizer"),
 )
@@ -69,6 +70,7 @@ LAYERS = (
         "passes",
         "partial_scores",
         "shared_prompt",
+        "caches",
         "scoring",
         "generation",
         "divergence",
