@@ -186,3 +186,32 @@ def test_batches_of_families_keep_the_budgets():
     assert list(scoring.family_batches(turns, together, 30, vocabulary=10)) == [[(0, 1), (2, 3)], [(4, 5)]]
     many = scoring.LOGIT_VALUES // 20
     assert list(scoring.family_batches(turns, together, 1000, vocabulary=many)) == [[(0, 1), (2, 3)], [(4, 5)]]
+
+
+@pytest.mark.parametrize(("rest", "shared"), [(600, 0), (40, 300), (300, 10)])
+def test_attention_in_blocks_is_that_of_torch_up_to_bf16(rest, shared):
+    """Also its gradients; blocks of 256 queries."""
+    torch.manual_seed(0)
+    given = [torch.randn(1, 2, count, 16, dtype=torch.bfloat16) for count in (rest, shared + rest, shared + rest)]
+    found = []
+    for attend in (shared_prompt._in_blocks, shared_prompt._by_sdpa):
+        q, k, v = (each.clone().requires_grad_() for each in given)
+        out = attend(q, k, v, 0.0, None)
+        out.float().square().sum().backward()
+        found.append([out, q.grad, k.grad, v.grad])
+    for ours, torchs in zip(*found, strict=True):
+        assert (ours - torchs).abs().max() < 0.03 * torchs.abs().max()
+
+
+def test_attention_is_in_blocks_in_bf16_alone(monkeypatch, words):
+    model, turns = tiny.llama(words), turns_of(2)
+    families = [[turns[0], turns[2]], [turns[1], turns[3]]]
+    called = []
+    own = shared_prompt._in_blocks
+    monkeypatch.setattr(shared_prompt, "_in_blocks", lambda *given: called.append(1) or own(*given))
+    whole, _, _ = shared_prompt.answer_logits(model, families)
+    assert not called
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, _, _ = shared_prompt.answer_logits(model, families)
+    assert len(called) == 2 * 4
+    assert (rounded.float() - whole).abs().mean() < shared_prompt.COARSE_NATS
