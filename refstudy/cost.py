@@ -365,10 +365,10 @@ def _sets_missing(pending: list[Cell], store: Store) -> dict[str, dict[str, int]
 
 
 def _states(cells: list[Cell], pending: list[Cell], at: Results) -> dict[str, str]:
-    """Each cell's status by id; a finished one whose artefacts are gone is planned again."""
+    """Each cell's status by id; one that ended and would run again by the same command is planned."""
     known = {record["cell_id"]: record["status"] for record in records.read_records(at.folder)}
-    gone = {cell.id for cell in pending if known.get(cell.id) == "done"}
-    return {cell.id: "planned" if cell.id in gone else known.get(cell.id, "planned") for cell in cells}
+    again = {cell.id for cell in pending if known.get(cell.id) in ("done", "failed")}
+    return {cell.id: "planned" if cell.id in again else known.get(cell.id, "planned") for cell in cells}
 
 
 def _lacks_policy(cell: Cell, store: Store) -> bool:

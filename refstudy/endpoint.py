@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from refstudy.errors import ModelError, RequestError
+from refstudy.errors import ModelError, RequestError, ServerAway
 
 LONGEST_BACKOFF_S = 30.0
 LONGEST_WAIT_S = 300.0
@@ -78,15 +78,15 @@ class Endpoint:
     def post(self, body: Body, stop: threading.Event) -> Body:
         """The JSON object that the server answers to `body`; once `stop` is set, a failed request is not sent again.
 
-        ModelError if the server refuses the request (RequestError: this one, whatever it does with others), or after `retries`
-        repetitions of what may pass: 429, 500 to 504, silence, a cut connection, an answer that is no JSON or is faulty.
+        ModelError if the server refuses the request (RequestError: this one, whatever it does with others), ServerAway after
+        `retries` repetitions of what may pass: 429, 500 to 504, silence, a cut connection, an answer that is no JSON or is faulty.
         """
         data = json.dumps(body).encode()
         attempt = 0
         while isinstance(outcome := self._attempt(data, stop), _Failure):
             if outcome.final or attempt == self.retries or stop.wait(self._pause_s(outcome, attempt)):
                 times = f", {attempt + 1} times" if attempt else ""
-                kind = RequestError if outcome.of_request else ModelError
+                kind = RequestError if outcome.of_request else ModelError if outcome.final else ServerAway
                 raise kind(f"{self.url} {outcome.what}{times}; {outcome.remedy}")
             attempt += 1
         return outcome

@@ -20,6 +20,10 @@ class StoreError(RefstudyError):
     """The store cannot be read or written: a full disk, an unwritable folder, a damaged artefact."""
 
 
+class StoreAway(StoreError):
+    """An object store gave no answer, or none that can be used, for longer than it is waited for."""
+
+
 class DataError(RefstudyError):
     """A data file is empty or malformed; the message names file and line."""
 
@@ -36,6 +40,10 @@ class RequestError(ModelError):
     """A server refuses one request for what stands in it, such as a text that is too long for its context."""
 
 
+class ServerAway(ModelError):
+    """A server gave no answer, or none that can be used, for longer than its entry's retries."""
+
+
 class TableError(RefstudyError):
     """A reference table is incomplete or does not describe the text that the policy trains on."""
 
@@ -46,3 +54,11 @@ class TrainingError(RefstudyError):
 
 class JudgeError(RefstudyError):
     """A judge cannot give verdicts on these completions."""
+
+
+class JudgeAway(JudgeError):
+    """A judge's server gave no answer, or none that can be used, for longer than its entry's retries."""
+
+
+PASSING = tuple(each.__name__ for each in (StoreAway, ServerAway, JudgeAway))
+"""Failures by something that may be back later: a cell that ended in one of them is run again by the same command."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from refstudy import copies, entries, recipes, records, spec, sweepfile
 from refstudy.entries import Place
-from refstudy.errors import RefstudyError, SpecError, StoreError
+from refstudy.errors import PASSING, RefstudyError, SpecError, StoreError
 from refstudy.grid import Cell, Sweep
 from refstudy.identity import describe, fingerprint
 from refstudy.provenance import provenance
@@ -148,7 +148,8 @@ def holding(wanted: str, root: Path) -> Results:
 
 
 def pending(results: Results, cells: list[Cell], again: bool) -> list[Cell]:
-    """The cells without a finished record, or without what a finished cell has in the store; failed ones only if `again`."""
+    """The cells without a finished record, or without what a finished cell has in the store; failed ones only if `again`, but for
+    those that failed since a server was away."""
     known = {record["cell_id"]: record for record in records.read_records(results.folder)}
     return [each for each in cells if _is_pending(each, known.get(each.id), results.store, again)]
 
@@ -164,8 +165,13 @@ def is_finished(cell: Cell, record: Record | None, store: Store) -> bool:
 
 def _is_pending(cell: Cell, record: Record | None, store: Store, again: bool) -> bool:
     if record is not None and record["status"] == "failed":
-        return again
+        return again or has_passed(record)
     return not is_finished(cell, record, store)
+
+
+def has_passed(record: Record) -> bool:
+    """Whether a cell failed by something that may be back by now."""
+    return record["status"] == "failed" and (record["error"] or {}).get("type") in PASSING
 
 
 def heading(cell: Cell) -> Record:

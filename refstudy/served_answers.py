@@ -66,7 +66,8 @@ def _turn(served: recipes.ChatServer, bodies: dict[str, Body], partial: Path, te
             try:
                 known[prompt_id] = said = read(fetched())
             except ModelError as error:
-                failure = failure or ModelError(f"server {served.base_url} (model {served.model!r}), prompt {prompt_id!r}: {error}")
+                where = f"server {served.base_url} (model {served.model!r}), prompt {prompt_id!r}"
+                failure = failure or type(error)(f"{where}: {error}")
                 stop.set()
                 continue
             row = {"key": keys[prompt_id], "text": said.text, "terminated": said.terminated}

@@ -145,7 +145,7 @@ class _Client:
         return check
 
     def named(self, error: ModelError, text: str) -> ModelError:
-        return ModelError(f"{self._name()}, {text}: {error}")
+        return type(error)(f"{self._name()}, {text}: {error}")
 
     def _draw(self, text: Text, seed: int) -> tuple[list[int], np.ndarray]:
         """A continuation of the text's prompt by the server itself."""

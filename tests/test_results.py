@@ -131,3 +131,14 @@ def test_report_keeps_the_scores_of_cells_that_cannot_be_rebuilt(
     )
     cli.report(at.folder, wandb=True)
     assert uploaded == [(sweep.name, at.folder / "report.html", "refstudy")]
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"), [("JudgeAway", False), ("ServerAway", False), ("StoreAway", False), ("JudgeError", True)]
+)
+def test_failed_cell_waits_to_be_asked_for_unless_a_server_was_away(error: str, waits: bool, tmp_path: Path) -> None:
+    at, _, cells = opened(tmp_path, *ONE)
+    told = {"type": error, "message": "m", "traceback": "t"}
+    records.write_record(at.folder, results.heading(cells[0]) | {"status": "failed", "error": told})
+    assert results.pending(at, cells, again=True) == cells
+    assert results.pending(at, cells, again=False) == ([] if waits else cells)

@@ -7,7 +7,7 @@ import pytest
 
 from refstudy import partial_scores, recipes, scoring, server, token_pairs
 from refstudy.endpoint import Endpoint, endpoint
-from refstudy.errors import ModelError
+from refstudy.errors import ModelError, ServerAway
 from refstudy.tables import PairTable
 from tests import tiny
 from tests.scoring_server import Served, answering, cut, hang_up, listening, slow
@@ -283,7 +283,7 @@ def test_passing_fault_is_overcome(served, model, words, pairs, tmp_path, name):
 )
 def test_lasting_fault_is_refused_after_the_retries(served, words, pairs, tmp_path, name, message):
     served.fault = FAULTS[name]
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ServerAway, match=message):
         server.score_pairs(recipe(served, timeout_s=0.3), words, pairs, tmp_path / "a.jsonl")
     assert len(served.asked) == 3
 
@@ -291,7 +291,7 @@ def test_lasting_fault_is_refused_after_the_retries(served, words, pairs, tmp_pa
 def test_nobody_listening_is_an_error_with_the_address(words, pairs, tmp_path):
     with listening(Served(None, words)) as gone:
         pass
-    with pytest.raises(ModelError, match=rf"{gone.base_url}/completions cannot be reached .*start the server or mend base_url"):
+    with pytest.raises(ServerAway, match=rf"{gone.base_url}/completions cannot be reached .*start the server or mend base_url"):
         server.score_pairs(recipe(gone), words, pairs, tmp_path / "a.jsonl")
 
 
@@ -303,6 +303,7 @@ def test_refusal_is_final_with_the_servers_words_trimmed_and_escaped(served, wor
     served.fault = answering(400, text)
     with pytest.raises(ModelError, match="maximum context length") as refused:
         server.score_pairs(recipe(served), words, pairs, tmp_path / "a.jsonl")
+    assert not isinstance(refused.value, ServerAway)
     assert len(served.asked) == 1
     assert "\x1b" not in str(refused.value)
     assert "x" * 201 not in str(refused.value)

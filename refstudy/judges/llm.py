@@ -24,7 +24,7 @@ from typing import Any, get_args
 
 from refstudy import journal, recipes
 from refstudy.endpoint import Body, Endpoint, Pace, endpoint, fetch
-from refstudy.errors import JudgeError, ModelError, RequestError
+from refstudy.errors import JudgeAway, JudgeError, ModelError, RequestError, ServerAway
 from refstudy.identity import fingerprint
 from refstudy.judges import Judged, Verdict, check_same_prompts, question
 from refstudy.measurement import Emit, Measurement, silent
@@ -172,7 +172,8 @@ def _ask(recipe: recipes.LlmJudge, missing: dict[str, _Question], kept: Path, kn
             journal.add(out, {"key": key, **asdict(replies[key])})
             emit(_progress(known + len(replies) + len(refusals), known + len(missing), replies[key]))
     if failure or (refusals and not replies and not known):
-        raise JudgeError(str(failure or refusals[0]))
+        first = failure or refusals[0]
+        raise (JudgeAway if isinstance(first, ServerAway) else JudgeError)(str(first))
     return replies
 
 
@@ -207,7 +208,7 @@ def _progress(done: int, of: int, reply: Reply) -> Measurement:
 
 
 def _named(recipe: recipes.LlmJudge, asked: _Question, error: ModelError) -> ModelError:
-    return ModelError(f"judge {recipe.model!r:.80}, prompt {asked.prompt_id}: {error}")
+    return type(error)(f"judge {recipe.model!r:.80}, prompt {asked.prompt_id}: {error}")
 
 
 def _verdict(prompt_id: str, first: Reply | None, second: Reply | None) -> Verdict:

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from refstudy import journal, judges
-from refstudy.errors import JudgeError, ModelError
+from refstudy.errors import JudgeAway, JudgeError, ModelError
 from refstudy.judges import judging, llm
 from refstudy.measurement import silent
 from refstudy.store import Store
@@ -67,7 +67,7 @@ def test_passing_fault_is_overcome(served, tmp_path, name):
 )
 def test_lasting_fault_ends_the_pass_after_the_retries(served, tmp_path, name, message):
     served.fault = FAULTS[name]
-    with pytest.raises(JudgeError, match=message):
+    with pytest.raises(JudgeAway, match=message):
         judged(recipe(served, timeout_s=0.3, concurrency=1), tmp_path / "k")
     assert len(served.asked) == 3
     assert list(journal.rows(tmp_path / "k")) == []
@@ -101,15 +101,16 @@ def test_too_long_a_question_has_no_verdict_and_stops_nothing(served, tmp_path):
 
 def test_server_that_refuses_all_is_an_error_with_its_words(served, tmp_path):
     served.fault = answering(400, b'{"error": {"message": "logprobs is not supported"}}')
-    with pytest.raises(JudgeError, match=r"answered 400 \('logprobs is not supported'\); .*top_logprobs: 0 asks for none"):
+    with pytest.raises(JudgeError, match=r"answered 400 \('logprobs is not supported'\); .*top_logprobs: 0 asks for none") as told:
         judged(recipe(served, concurrency=1), tmp_path / "k", prompts=PROMPTS)
+    assert not isinstance(told.value, JudgeAway)
     assert len(served.asked) == llm.REFUSALS
 
 
 def test_nobody_listening_is_an_error_with_the_address(words, tmp_path):
     with listening(Judging(None, words)) as gone:
         pass
-    with pytest.raises(JudgeError, match=rf"{gone.base_url}/chat/completions cannot be reached"):
+    with pytest.raises(JudgeAway, match=rf"{gone.base_url}/chat/completions cannot be reached"):
         judged(recipe(gone), tmp_path / "k")
 
 
