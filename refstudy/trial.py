@@ -105,7 +105,20 @@ def _train_and_answer(cell: Cell, store: Store, clock: "_Clock", emit: Emit) -> 
                 make.answers_to_sets(cell, store, policy, emit)
         if training is not None:
             store.clear_partial(cell.dpo)  # not before: a policy that is not kept may be asked for until here
+    if training is None:
+        _clear_left(cell, store)
     return training is not None
+
+
+def _clear_left(cell: Cell, store: Store) -> None:
+    """Removes the saved states of a process that died after it had made all that its policy was asked for."""
+    if store.training(cell.dpo).exists():
+        claim = store.claim(cell.dpo)
+        if claim is not None:
+            with claim:
+                store.clear_partial(cell.dpo)
+        elif store.has(cell.dpo):
+            store.clear_partial(cell.dpo)
 
 
 def _evaluate(cell: Cell, store: Store, emit: Emit) -> None:

@@ -16,8 +16,10 @@ import ray.cloudpickle
 
 from refstudy import alone, artefacts, copies, driver, grid, make, records, results
 from refstudy.grid import Cell
+from refstudy.identity import kind
 from refstudy.records import Record
 from refstudy.results import Results
+from refstudy.store import Store
 from refstudy.work import Work
 from tests import object_server, sweeps
 
@@ -41,17 +43,22 @@ def run(folder: Path, *assignments: str) -> Record:
     return alone.run_cell(cells[0], at, sweep, cells, False)
 
 
-def child(folder: Path, assignments: tuple[str, ...]) -> None:
+def child(folder: Path, assignments: tuple[str, ...], at_clearing: bool) -> None:
     warnings.simplefilter("ignore")
+    if at_clearing:
+        clear = Store.clear_partial
+        Store.clear_partial = lambda store, recipe: (  # type: ignore[method-assign]
+            os.kill(os.getpid(), signal.SIGKILL) if kind(recipe) == "dpo" else clear(store, recipe)
+        )
     with contextlib.redirect_stdout(io.StringIO()):
         run(folder, *assignments)
 
 
-def killed(folder: Path, until: Any, *assignments: str) -> None:
-    """The cell run in a process of its own, which is killed once `until()` holds."""
+def killed(folder: Path, until: Any, *assignments: str, at_clearing: bool = False) -> None:
+    """The cell run in a process of its own, which is killed once `until()` holds, or as it removes its policy's saved states."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "refstudy.make"])
-    process = context.Process(target=child, args=(folder, assignments))
+    process = context.Process(target=child, args=(folder, assignments, at_clearing))
     process.start()
     while not until() and process.is_alive():
         time.sleep(0.001)
@@ -163,6 +170,17 @@ def test_trial_killed_on_one_machine_goes_on_on_another_to_the_same_record(
         assert same(alone.run_cell(cell, at, sweep, [cell], False)) == same(undisturbed[0])
         assert artefacts.read_log(cell.log, at.store)["resumed_at"] == last[1:]
         assert not [key for key in object_server.keys(endpoint, url.split("/")[2]) if "/partial/" in key]
+
+
+@pytest.mark.parametrize("keep", ["none", "full"])
+def test_trial_killed_after_its_last_artefact_leaves_no_saved_states_for_good(undisturbed, tmp_path, keep):
+    """It dies at the moment at which it would remove them; the next run trains nothing, and removes them."""
+    _, (cell,), at = opened(tmp_path, f"keep={keep}")
+    killed(tmp_path, lambda: False, f"keep={keep}", at_clearing=True)
+    assert steps_saved(at, cell)[-1] == STEPS
+    record = run(tmp_path, f"keep={keep}")
+    assert same(record)["measures"] == same(undisturbed[0])["measures"]
+    assert list((at.store.root / "partial").iterdir()) == []
 
 
 def test_training_that_cannot_go_on_leaves_no_state(tmp_path):
