@@ -77,7 +77,8 @@ def started(code: str, *arguments: str, endpoint: str, cache: Path) -> subproces
     """A process on a machine of its own: another cache folder."""
     command = [sys.executable, "-c", code, *arguments]
     environment = os.environ | settings(endpoint, cache)
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+    piped = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, **piped, text=True, cwd=ROOT, env=environment)
 
 
 class Proxy:

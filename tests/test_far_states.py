@@ -21,7 +21,7 @@ from refstudy.training import state as states
 from refstudy.training.saves import Saving, far_interval_s
 from refstudy.training.state import Kept
 from tests import object_server
-from tests.object_server import Proxy, client, keys
+from tests.object_server import Proxy, client, keys, started
 from tests.training import cut_off
 from tests.training.cut_off import ALWAYS, STEPS, Case, numbers, weights
 
@@ -238,6 +238,35 @@ def test_state_on_its_way_is_kept_while_newer_ones_are_saved_and_stopping_ends_i
         time.sleep(0.7)
         assert proxy.requests == requests
         assert bring(far(url), tmp_path / "two")[0] is None
+
+
+LEAVING = """
+import sys
+from pathlib import Path
+from refstudy.far_states import FarStates
+from refstudy.objects import Objects
+there = FarStates(Objects(sys.argv[1]), "partial/x.training")
+there.send(Path(sys.argv[2]), "terms")
+sys.stdin.readline()
+"""
+
+
+def test_process_that_ends_does_not_wait_for_a_state_on_its_way(url, endpoint, tmp_path):
+    """A file of 20 MB goes in parts, each of which is ten seconds on its way."""
+    (state := tmp_path / "step-000000001-00000000").mkdir()
+    (state / "weights.00000.safetensors").write_bytes(bytes(20 * 2**20))
+    proxy = Proxy(endpoint)
+    proxy.late_s = 10.0
+    leaving = started(LEAVING, url, str(state), endpoint=proxy.endpoint, cache=tmp_path)
+    deadline = time.monotonic() + 60
+    while not proxy.requests and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert proxy.requests
+    begun = time.monotonic()
+    assert leaving.communicate(input="end\n", timeout=60) == ("", "")
+    assert (leaving.returncode, time.monotonic() - begun < 5) == (0, True)
+    proxy.close()
+    assert keys(endpoint, url.split("/")[2]) == {}
 
 
 # With trainings ---------------------------------------------------------------------------------------------------------------
