@@ -63,8 +63,10 @@ def warnings(
 ) -> list[str]:
     """What of the cells' work these machines cannot place, and what its models may find no memory for; each a line.
 
-    `cells` are those to run, `shared` what is made before them.
+    `cells` are those to run, `shared` what is made before them; without cells nothing is said.
     """
+    if not cells:
+        return []
     found = [_unplaced(name, resources, nodes, where) for name, resources in demand.asked(sweep, cells).items()]
     found += [_crowded(each, nodes, where) for each in _loads(sweep, cells, shared, store)]
     return list(dict.fromkeys(each for each in found if each is not None))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from refstudy import grid, make, plan, results, trial
+from refstudy import grid, make, plan, results, trial, work
 from refstudy.grid import Cell
 from refstudy.measurement import Measurement
 from refstudy.results import Results
@@ -71,3 +71,13 @@ def test_trial_that_fails_in_the_middle_of_its_training_holds_nothing_afterwards
 
     assert trial.run_trial(cell, at.store, at.folder, emit)["status"] == "failed"
     assert held() <= before
+
+
+def test_collections_of_a_settled_worker_look_through_nothing_that_was_imported() -> None:
+    try:
+        work._settle()
+        assert gc.get_freeze_count() > 10_000
+        assert len(gc.get_objects()) < 1_000
+    finally:
+        gc.unfreeze()
+        work._settle.cache_clear()

@@ -1,12 +1,15 @@
 import os
+from functools import partial
 
 import pytest
 import ray
 
 from refstudy import demand, plan, recipes, records, session, spec
+from refstudy.driver import run_sweep
 from refstudy.errors import RefstudyError
 from refstudy.identity import fingerprint
-from tests.stub import noted, opened, run, statuses
+from refstudy.work import Work
+from tests.stub import make, noted, opened, run, score, statuses, trial, warm
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +155,23 @@ def test_shard_that_fails_fails_the_cells_with_its_words(tmp_path):
     assert not at.store.has(cell.dpo.table)
     code, _, _ = run(tmp_path, *SHARDS, retry_failed=True)
     assert code == 0
+
+
+@pytest.mark.usefixtures("cluster")
+def test_run_on_a_cluster_says_what_it_cannot_place_and_waits_for_a_machine_that_can(tmp_path, capsys):
+    """What cells share is made meanwhile; here a limit ends the waiting."""
+    sweep, at, cells = opened(tmp_path, "resources.trial={custom: {big_gpu: 1}}", "limits.hours=0.004", "axes.beta=[1]")
+    nodes, where = session.look("auto")
+    assert (nodes[0].has["CPU"], where) == (2, "the cluster at auto")
+    assert 1 < nodes[0].memory_bytes < 2**60
+    code = run_sweep(sweep, at, cells, address="auto", work=Work(make, trial, score, partial(warm, at.store.root)))
+    shown = capsys.readouterr().out
+    assert code == 3
+    assert (
+        "warning: resources.trial asks for 1 CPU, 1 big_gpu on one machine, and the cluster at auto has 2 CPU, 0 big_gpu; lower "
+        "it, or add such a machine: the run waits for one"
+    ) in shown
+    assert shown.splitlines()[-1].startswith("stopped by limits.hours 0.004")
 
 
 def test_workers_run_with_one_thread_and_without_secrets(tmp_path, monkeypatch):

@@ -236,3 +236,4 @@ def test_finished_cells_warn_of_nothing_in_memory(tmp_path: Path) -> None:
             if claim is not None:
                 store.publish(claim)
     assert room.warnings(sweep, cells, plan.shared(cells, store), store, [Node({"CPU": 4.0}, 1)]) == []
+    assert room.warnings(sweep, [], [], store, [Node({})]) == []
