@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from refstudy import cost, demand, memory, plan, recipes, results, spec
+from refstudy.errors import ModelError
 from refstudy.grid import Cell, Sweep
 from refstudy.identity import fingerprint
 from refstudy.memory import Shape, gb
@@ -74,12 +75,19 @@ def warnings(
 
 def shape(model: recipes.Model, store: Store) -> Shape | None:
     """The model's size by its config.json and weights' headers; None where these are not on this machine, or it lacks a size."""
-    count, config = cost.parameters(model, store), _config(model, store)
+    count, config = _count(model, store), _config(model, store)
     sizes = {name: _size(config, called) for name, called in NAMES.items()}
     hidden, layers = sizes["hidden_size"], sizes["num_hidden_layers"]
     if count is None or hidden is None or layers is None:
         return None
     return Shape(count, hidden, layers, sizes["intermediate_size"] or 4 * hidden, config.get("vocab_size", 0), None)
+
+
+def _count(model: recipes.Model, store: Store) -> int | None:
+    """Parameters; None where they are not known, or the weights cannot be read: whoever loads them says so."""
+    with contextlib.suppress(ModelError):
+        return cost.parameters(model, store)
+    return None
 
 
 def _size(config: Mapping[str, Any], called: Sequence[str]) -> int | None:
@@ -153,7 +161,7 @@ def _loads(sweep: Sweep, cells: Sequence[Cell], shared: Sequence[Recipe], store:
 
 def _trial(cell: Cell, trials: int, store: Store) -> Iterator[_Load]:
     """A trial: its training, or afterwards policy and start side by side, whose KL is measured."""
-    count, sized = cost.parameters(cell.dpo.start, store), shape(cell.dpo.start, store)
+    count, sized = _count(cell.dpo.start, store), shape(cell.dpo.start, store)
     if count is None:
         return
     train, workers, shared_out = cell.dpo.train, cell.resources.workers, cell.resources.sharding != "none"
@@ -177,7 +185,7 @@ def _pass(recipe: Recipe, resources: spec.Resources, store: Store) -> Iterator[_
         return
     model = demand.loaded(recipe)
     assert isinstance(model, recipes.Model)
-    count = cost.parameters(model, store)
+    count = _count(model, store)
     spread = resources.gpus if _rounding(model)[1] else 1  # device_map spreads the layers over all GPUs of the task
     if count is not None and spread:
         weights = math.ceil(_rounding(model)[0] * count / max(1.0, spread))
@@ -245,7 +253,7 @@ def _folder(model: recipes.Model, store: Store) -> Path | None:
         case recipes.Local():
             return Path(model.path)
         case recipes.Sft() | recipes.Dpo():
-            return store.path(model) if store.has(model) else _folder(model.start, store)
+            return _folder(model.start, store)
         case recipes.Adapter():
             return _folder(model.base, store)
         case recipes.Rounded():

@@ -111,8 +111,9 @@ class Resources(Entry):
     train.batch_pairs is that of all of them, train.micro_batch each one's."""
     sharding: Literal["none", "fsdp", "deepspeed"] = "none"
     """Of a trial of several workers, how its policy lies on them while it trains. none: a copy on each (DDP). fsdp: weights,
-    gradients and optimizer states in parts (FSDP2 by accelerate; tried on CPUs with gloo, untested on GPUs); each worker loads
-    the whole policy first, and the first one has it whole again for evaluations, saved states and answers. deepspeed: refused."""
+    gradients and optimizer states in parts (FSDP2 by accelerate; tried on CPUs with gloo, untested on GPUs); each worker loads the
+    whole policy first, and the first one has it whole again for evaluations and answers, and in its machine's memory, with the
+    optimizer's states, while it saves. deepspeed: refused."""
 
 
 def _undivided(value: "Resources") -> "Resources":

@@ -174,6 +174,8 @@ def test_shape_is_read_from_the_config_under_each_architectures_names(tmp_path: 
     for torn in ("{", "[]", "null"):
         (tmp_path / "big" / "config.json").write_text(torn)
         assert room.shape(model, store) is None
+    (tmp_path / "big" / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    assert room.shape(model, store) is None
 
 
 # This machine -----------------------------------------------------------------------------------------------------------------

@@ -37,8 +37,16 @@ def arrange(trainer: Trainer) -> None:
 
 
 def whole(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors, each whole; all workers must ask for those that lie in parts."""
-    return {name: each.full_tensor() if isinstance(each, DTensor) else each for name, each in tensors.items()}
+    """The tensors, each whole, on the first worker; nothing on the others, all of which must ask.
+
+    Those that lie in parts are gathered one after another, and wait on the CPU: a device has no room for all of them.
+    """
+    found = {}
+    for name, each in tensors.items():
+        tensor = each.full_tensor().cpu() if isinstance(each, DTensor) else each
+        if workers.rank() == 0:
+            found[name] = tensor
+    return found
 
 
 def part(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -46,7 +54,7 @@ def part(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     if not isinstance(like, DTensor):
         return tensor
     placed = tensor.to(like.device_mesh.device_type)
-    return distribute_tensor(placed, like.device_mesh, like.placements, src_data_rank=None)
+    return distribute_tensor(placed, like.device_mesh, like.placements, src_data_rank=None).clone()  # no view of the whole
 
 
 def refuse_unshared_head(model: Any) -> None:
@@ -85,9 +93,9 @@ class Outline:
         """Gathers the weights of a model in parts; the first worker's outline then has them. All workers must ask."""
         found = {}
         for name, weight in model.named_parameters():
-            gathered = whole({name: weight.detach()})[name]
+            gathered = weight.full_tensor() if isinstance(weight, DTensor) else weight
             if workers.rank() == 0:
-                found[name] = torch.nn.Parameter(gathered, requires_grad=weight.requires_grad)
+                found[name] = torch.nn.Parameter(gathered.detach(), requires_grad=weight.requires_grad)
         if found:
             self._put(found)
 
