@@ -71,9 +71,12 @@ from refstudy.training.sharding import Sharding
 
 
 def make_all(wanted: Iterable[Recipe], store: Store, emit: Emit = silent, save_every_s: float = 0.0) -> None:
-    """Makes the recipes in their order; one after another that use the same model load it once."""
-    shelf = Shelf(store)
-    for recipe in wanted:
+    """Makes the recipes in their order; one after another that use the same model load it once, and those that score answers to the
+    same long prompts read these once."""
+    shelf, wanted, scored = Shelf(store), list(wanted), list[Recipe]()
+    for number, recipe in enumerate(wanted):
+        if recipe not in scored:
+            scored += reference_tables.score_beside(wanted[number:], store, emit, shelf)
         make(recipe, store, emit, shelf, save_every_s)
 
 

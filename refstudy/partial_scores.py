@@ -7,7 +7,7 @@ worker of a pass, writes a file of its own beside the others of its table, which
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -55,6 +55,22 @@ class Kept:
     def close(self) -> None:
         if self._out is not None:
             self._out.close()
+
+
+class Together:
+    """The scores of several passes as those of one: each text is scored once, and kept for every pass that asks for it."""
+
+    def __init__(self, passes: Sequence[Kept]) -> None:
+        self._passes = passes
+        names = {name for each in passes for name in each.lengths}
+        self.logps = {name for name in names if all(name in each.logps for each in passes if name in each.lengths)}
+        """The keys of what every pass that asks for it has."""
+
+    def add(self, name: str, logps: np.ndarray) -> None:
+        self.logps.add(name)
+        for each in self._passes:
+            if name in each.lengths and name not in each.logps:
+                each.add(name, logps)
 
 
 @contextmanager

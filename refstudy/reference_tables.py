@@ -3,6 +3,7 @@
 Invariant: a table is written only when it is whole, and about the text of the token pairs that it is made for.
 """
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -79,6 +80,35 @@ def write_completions(recipe: recipes.Table, store: Store, folder: Path, emit: E
     tables.write_completions(folder, table, {"as_drawn": as_drawn, "retokenised_share": share, **summary})
 
 
+def score_beside(wanted: Sequence[recipes.Recipe], store: Store, emit: Emit, shelf: Shelf) -> list[recipes.Recipe]:
+    """Scores what the first of `wanted`, a table over answers, asks for together with what others there ask of the same model about
+    the same prompts, so that each prompt is read once for all of them. Returns these tables, which are still to be made: their
+    scores lie beside the store's artefacts.
+
+    Nothing is scored where prompts are too short for lines: there nothing is gained.
+    """
+    first = wanted[0]
+    if not isinstance(first, recipes.Table) or not isinstance(first.scorer, recipes.Model):
+        return []
+    beside = [each for each in wanted if isinstance(each, recipes.Table) and _is_beside(each, first) and not store.has(each)]
+    if len(beside) < 2:
+        return []
+    speaker = _speaker(first.scorer, store, shelf)
+    asked: list[list[Text]] = []
+    for each in beside:
+        assert isinstance(each.texts, recipes.Completions)
+        asked.append(_asked_of_answers(each.texts, speaker, _drawn_with(each.texts, store), store))
+        if not scoring.is_long([text.turn for text in asked[-1]]):
+            return list(beside)
+    with contextlib.ExitStack() as stack:
+        kept = [stack.enter_context(partial_scores.kept(store.partial(table), of)) for table, of in zip(beside, asked, strict=True)]
+        if not all(each.is_whole for each in kept):
+            policy = shelf.take(first.scorer)
+            texts = list({partial_scores.key(text.turn): text for each in asked for text in each}.values())
+            scoring.score_missing(policy.model, policy.tokenizer, texts, partial_scores.Together(kept), emit)
+    return list(beside)
+
+
 def score_shard(recipe: recipes.Table, shard: Shard, store: Store, emit: Emit, shelf: Shelf) -> None:
     """Scores one worker's part of a model's table; it lies beside the store's artefacts until the table is made of all parts."""
     speaker = _speaker(recipe.scorer, store, shelf)
@@ -94,6 +124,15 @@ def write_selection(recipe: recipes.Selection, store: Store, folder: Path) -> No
     pairs = read_token_pairs(recipe.pairs, store)
     of, own = _table(recipe.of, recipe.pairs, store), _table(recipe.own, recipe.pairs, store)
     token_pairs.write(folder, composed.selected(of, own, pairs), [])
+
+
+def _is_beside(table: recipes.Table, first: recipes.Table) -> bool:
+    """Whether both are asked of one model about answers to the same prompts."""
+    ours, theirs = table.texts, first.texts
+    if not isinstance(ours, recipes.Completions) or not isinstance(theirs, recipes.Completions):
+        return False
+    same_system = ours.sampling.system == theirs.sampling.system
+    return table.scorer == first.scorer and ours.prompts == theirs.prompts and same_system
 
 
 def _score(

@@ -19,7 +19,7 @@ from refstudy import chat, models, partial_scores, passes, shared_prompt
 from refstudy.checkpoints import SystemRole
 from refstudy.errors import ModelError
 from refstudy.measurement import Emit, Measurement, silent
-from refstudy.partial_scores import Kept
+from refstudy.partial_scores import Kept, Together
 from refstudy.passes import WHOLE, Shard, Text
 from refstudy.tables import CompletionTable, PairTable
 from refstudy.texts import Completion, Prompt, in_place
@@ -80,7 +80,7 @@ def score_missing(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[Text],
-    kept: Kept,
+    kept: Kept | Together,
     emit: Emit = silent,
     shard: Shard = WHOLE,
     batch_tokens: int | None = None,
@@ -135,10 +135,16 @@ def batches(turns: list[chat.Turn], batch_tokens: int, *by: PreTrainedModel) -> 
     """The batches of a pass `by` these models: lines where that pays and all of them can, else rows of like length."""
     vocabulary = min(_vocabulary(model) for model in by)
     together = shared_prompt.couples(turns)
-    if shared_prompt.pays(turns, together) and not any(shared_prompt.obstacle(model, turns, together) for model in by):
-        found = family_batches(turns, together, min(batch_tokens, LINE_TOKENS), vocabulary)
+    if is_long(turns) and not any(shared_prompt.obstacle(model, turns, together) for model in by):
+        most = min(batch_tokens, LINE_TOKENS)
+        found = family_batches(turns, shared_prompt.families(turns, most), most, vocabulary)
         return [Batch([row for rows in each for row in rows], each) for each in found]
     return [Batch(rows) for rows in length_batches(turns, batch_tokens, vocabulary)]
+
+
+def is_long(turns: Sequence[chat.Turn]) -> bool:
+    """Whether these texts are long enough to be laid into lines, if the model takes them."""
+    return shared_prompt.pays(turns, shared_prompt.couples(turns))
 
 
 @torch.inference_mode()

@@ -56,6 +56,22 @@ def couples(turns: Sequence[Turn]) -> list[tuple[int, ...]]:
     return [found[first] for first in sorted(found)]
 
 
+def families(turns: Sequence[Turn], most_tokens: int) -> list[tuple[int, ...]]:
+    """The numbers of the turns, those of one prompt together as long as they have no more tokens than that, the prompt once; in the
+    order of their first."""
+    of_prompt: dict[tuple[int, ...], list[list[int]]] = {}
+    tokens: dict[int, int] = {}
+    for row, turn in enumerate(turns):
+        begun = of_prompt.setdefault(tuple(turn.prompt_ids), [])
+        if begun and tokens[begun[-1][0]] + len(turn.answer_ids) <= most_tokens:
+            begun[-1].append(row)
+            tokens[begun[-1][0]] += len(turn.answer_ids)
+        else:
+            begun.append([row])
+            tokens[row] = len(turn.prompt_ids) + len(turn.answer_ids)
+    return sorted(tuple(rows) for begun in of_prompt.values() for rows in begun)
+
+
 def pays(turns: Sequence[Turn], together: Sequence[Sequence[int]]) -> bool:
     """Whether these families are long enough for lines; a rule of the texts, not of the machine."""
     return sum(line_tokens(turns, rows) for rows in together) >= LEAST_TOKENS * max(1, len(together))

@@ -68,3 +68,17 @@ def test_scores_of_another_table_are_not_this_ones(tmp_path):
 def test_scores_are_kept_by_prompt_and_answer():
     """The same tokens cut elsewhere are another question."""
     assert partial_scores.key(Turn([1, 2], [3])) != partial_scores.key(Turn([1], [2, 3]))
+
+
+def test_scores_of_several_passes_are_kept_for_each_that_asks_for_them(tmp_path):
+    both, own = Text("both", Turn([1, 2], [3])), Text("own", Turn([1, 2], [4, 5]))
+    with partial_scores.kept(tmp_path / "a.jsonl", [both]) as a, partial_scores.kept(tmp_path / "b.jsonl", [both, own]) as b:
+        a.add(partial_scores.key(both.turn), np.array([-1.0]))
+        together = partial_scores.Together([a, b])
+        assert together.logps == set(), "the second pass lacks it"
+        together.add(partial_scores.key(both.turn), np.array([-1.0]))
+        together.add(partial_scores.key(own.turn), np.array([-2.0, -3.0]))
+        assert a.is_whole
+        assert b.is_whole
+    assert len(partial_scores.read(tmp_path / "a.jsonl")) == 1
+    assert len(partial_scores.read(tmp_path / "b.jsonl")) == 2

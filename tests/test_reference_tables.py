@@ -1,6 +1,7 @@
 """Tables by real passes over real artefacts: kept as they come in, shared by workers, scored over HTTP."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from refstudy import (
     reference_scores,
     scoring,
     server,
+    shared_prompt,
     shelf,
     tables,
     trial,
@@ -259,6 +261,33 @@ def test_server_reference_is_scored_trained_against_and_has_its_kl_measured(fold
     assert_same(tables_[0], tables_[1], atol=1e-4)
     assert kl["served"] == pytest.approx(kl["other"], abs=1e-3)
     assert kl["served"]["kl_reference_nats"] > 0
+    assert not list((store.root / "partial").iterdir())
+
+
+def test_answers_of_several_cells_to_long_prompts_are_scored_together(folder, tmp_path, monkeypatch):
+    """As each cell's alone; every prompt is read once for both cells."""
+    monkeypatch.setattr(shared_prompt, "LEAST_TOKENS", 10)
+    sweep = grid.read(folder / "tables.yaml", ["axes.seed=[0, 1]", "axes.reference=[larger]"])
+    cells, store = grid.cells(sweep), Store(tmp_path / "store")
+    make.make_all(plan.shared(cells, store), store)
+    for cell in cells:
+        assert trial.run_trial(cell, store, tmp_path / "results")["status"] == "done"
+    (group,) = plan.reference_passes(cells, store)
+    wanted = [each for each in group if isinstance(each, recipes.Table)]
+    assert len(wanted) == 2
+    shutil.copytree(store.root, tmp_path / "apart")
+    scored, own = [], shared_prompt.answer_logits
+    monkeypatch.setattr(
+        shared_prompt, "answer_logits", lambda model, families: scored.append([*map(len, families)]) or own(model, families)
+    )
+    make.make_all(wanted, store)
+    assert scored[-1] == [2] * 6, "both answers to each of the six prompts"
+    apart = Store(tmp_path / "apart")
+    for each in wanted:
+        make.make(each, apart)
+        ours, alone = (tables.read_completions(at.path(each)) for at in (store, apart))
+        assert ours.prompt_ids == alone.prompt_ids
+        assert ours.logp_sum == pytest.approx(alone.logp_sum, abs=1e-4)
     assert not list((store.root / "partial").iterdir())
 
 

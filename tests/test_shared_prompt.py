@@ -188,6 +188,24 @@ def test_batches_of_families_keep_the_budgets():
     assert list(scoring.family_batches(turns, together, 1000, vocabulary=many)) == [[(0, 1), (2, 3)], [(4, 5)]]
 
 
+def test_families_are_all_answers_to_a_prompt_up_to_the_budget():
+    """Prompts of 10 tokens, answers of 5: three answers and the prompt are 25 tokens, four are 30."""
+    turns = [chat.Turn([prompt] * 10, [9] * 5) for prompt in (1, 2, 1, 1, 2, 1)]
+    assert shared_prompt.families(turns, 30) == [(0, 2, 3, 5), (1, 4)]
+    assert shared_prompt.families(turns, 25) == [(0, 2, 3), (1, 4), (5,)]
+    assert shared_prompt.families(turns, 1) == [(0,), (1,), (2,), (3,), (4,), (5,)]
+
+
+def test_answers_beyond_two_see_the_prompt_and_themselves(words):
+    model, random = tiny.llama(words), np.random.default_rng(0)
+    prompt = random.integers(5, 300, 120).tolist()
+    turns = [chat.Turn(prompt, random.integers(5, 300, length).tolist()) for length in (3, 9, 1, 20)]
+    logits, targets, counts = shared_prompt.answer_logits(model, [turns])
+    found = logits.double().log_softmax(-1).gather(1, targets[:, None])[:, 0].detach().split(counts)
+    for ours, alone in zip(found, one_by_one(model, turns), strict=True):
+        assert np.abs(ours.numpy() - alone).max() < EXACT_NATS
+
+
 @pytest.mark.parametrize(("rest", "shared"), [(600, 0), (40, 300), (300, 10)])
 def test_attention_in_blocks_is_that_of_torch_up_to_bf16(rest, shared):
     """Also its gradients; blocks of 256 queries."""
