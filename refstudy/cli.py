@@ -97,7 +97,8 @@ def run(
 ) -> None:
     """Runs the cells of a sweep that are missing, then writes its report and prints the report's path.
 
-    Exit code: 0 if all cells are done, 1 if some failed, 3 if a limit or `refstudy stop` ended it, 130 after SIGINT or SIGTERM.
+    Exit code: 0 if all cells are done, 1 if some failed, 3 if a limit, `refstudy stop` or the loss of the
+    cluster ended it, 130 after SIGINT or SIGTERM.
     """
     from refstudy import driver
 

@@ -121,18 +121,18 @@ def write(path: Path, content: bytes, hasty: bool = False) -> None:
     found = of(path)
     if found is not None:
         with _lock:
-            _etags[path] = found[0].write(found[1], content, hasty)
+            _etags[path] = (found[0].hastily() if hasty else found[0]).write(found[1], content)
             _digests[path] = _digest(content)
 
 
 @contextlib.contextmanager
-def writing(path: Path, content: bytes) -> Iterator[None]:
+def writing(path: Path, content: bytes, hasty: bool = False) -> Iterator[None]:
     """Puts into the store what the block then writes to the path; a sign of life comes before both or after."""
     if of(path) is None:
         yield
         return
     with _lock:
-        write(path, content)
+        write(path, content, hasty)
         yield
 
 
@@ -166,20 +166,21 @@ def remove_folder(folder: Path) -> None:
             found[0].remove(entry.key)
 
 
-def refresh_file(path: Path) -> None:
+def refresh_file(path: Path, hasty: bool = False) -> None:
     """Brings one file to what the store has now."""
     found = of(path)
     if found is None:
         return
+    objects = found[0].hastily() if hasty else found[0]
     with _lock:
-        entry = found[0].look(found[1])
+        entry = objects.look(found[1])
         if entry is None:
             path.unlink(missing_ok=True)
         else:
-            _bring(found[0], path, entry)
+            _bring(objects, path, entry)
 
 
-def refresh(folder: Path, deep: bool = True) -> None:
+def refresh(folder: Path, deep: bool = True, hasty: bool = False) -> None:
     """Brings a folder to what the store has now, what was removed there too; without `deep` the files in it alone.
 
     A file's time becomes that of its object, so that signs of life can be told from it.
@@ -187,7 +188,7 @@ def refresh(folder: Path, deep: bool = True) -> None:
     found = of(folder)
     if found is None:
         return
-    objects, key = found
+    objects, key = found[0].hastily() if hasty else found[0], found[1]
     with _lock:
         entries = {
             folder / each.key.removeprefix(key).lstrip("/"): each
@@ -215,7 +216,7 @@ def push(folder: Path) -> None:
 def folders(folder: Path) -> set[str]:
     """The names of the folders that the store has in a folder; none for a path that stands for itself."""
     found = of(folder)
-    return set() if found is None else set(found[0].folders(f"{found[1]}/"))
+    return set() if found is None else set(found[0].folders(f"{found[1]}/" if found[1] else ""))
 
 
 def _send(path: Path) -> None:

@@ -162,11 +162,11 @@ class Depot:
         return _process(found) if found is not None and _is_alive(found) else None
 
     def clear_dead(self) -> int:
-        """Removes claims of processes of this host that are dead; returns how many claims are left."""
+        """Removes claims of processes that count as dead; returns how many claims are left."""
         left = 0
         for entry in list(self._objects.below("claims/")):
             found = self._objects.read(entry.key)
-            if found is not None and life(_process(found)) == "dead":
+            if found is not None and not _is_alive(found):
                 self._objects.remove(entry.key, found.entry.etag)
             elif found is not None:
                 left += 1

@@ -7,15 +7,14 @@ goes on where it stopped. Only this module, `together` and `session` import ray.
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ray
 from ray import tune
 
-from refstudy import copies, demand, errors, guard, plan, records, results, room, runs, session, spec, together, tracking
-from refstudy.errors import RefstudyError
+from refstudy import copies, demand, errors, guard, objects, plan, records, results, room, runs, session, spec, together, tracking
+from refstudy.errors import RefstudyError, StoreError
 from refstudy.grid import Cell, Sweep
 from refstudy.identity import fingerprint
 from refstudy.measurement import Emit
@@ -31,7 +30,7 @@ from refstudy.work import Job, Work, work_of
 INTERRUPTED = 130
 """Exit code after SIGINT or SIGTERM, as shells have it."""
 STOPPED = 3
-"""Exit code where a limit of the sweep, or `refstudy stop`, ended the run before all cells were finished."""
+"""Exit code where a limit of the sweep, `refstudy stop` or the loss of the cluster ended the run before all cells were finished."""
 
 RETRIES = 1
 """How often a task or trial is started again after the death of its process; exceptions are never retried."""
@@ -48,14 +47,16 @@ def run_sweep(
 ) -> int:
     """Runs the cells that have no finished record, with all that they need and all that is made of them afterwards.
 
-    Returns the exit code: 0 if every cell is done, 1 if some failed, 3 if a limit of the sweep or `refstudy stop` ended the run,
-    130 if SIGINT or SIGTERM did. All but `limits.cells` need this to be the main thread.
+    Returns the exit code: 0 if every cell is done, 1 if some failed, 3 if a limit of the sweep, `refstudy stop` or the loss of the
+    cluster's head ended the run, 130 if SIGINT or SIGTERM did. All but `limits.cells` need this to be the main thread.
     """
     guard.check(sweep.spec.limits, sweep.spec.price)
     together.refuse(cells, at)
     results.begin(at, sweep, cells)
-    with _progress_folder(at.folder if address else None) as progress:
-        run, board = runs.Run(at.folder), Board(progress)
+    at.store.clear_dead()
+    run = runs.Run(at.folder)
+    with objects.unhurried(), runs.progress_folder(run, shared=address is not None) as progress:
+        board = Board(progress)
         store, folder, shown, stop_file = map(copies.location, (at.store.root, at.folder, progress, run.stop_file))
         job = Job(sweep.name, store, folder, shown, sweep.spec.wandb, work or work_of(sweep.spec.train), stop_file)
         signals = Interrupts()
@@ -64,6 +65,7 @@ def run_sweep(
             with signals:
                 left_out = _Run(sweep, at, cells, job, board, watch).run(address, retry_failed, signals.arm)
         except KeyboardInterrupt:
+            objects.hurry()
             _clear_claims(at.store)
             return _say_what_stopped(at, cells, watch.why or signals.by, STOPPED if watch.why else INTERRUPTED)
     code = _say_what_failed(at, [cell for cell in cells if cell.id not in left_out])
@@ -72,8 +74,12 @@ def run_sweep(
 
 def _say_what_stopped(at: Results, cells: list[Cell], why: str, code: int) -> int:
     """The exit code, after a last line about a run that ended before its cells did."""
-    done = len(cells) - len(results.pending(at, cells, again=True))
-    print(f"stopped by {why}: {done} of {len(cells)} cells are done; the same command goes on from here", flush=True)
+    try:
+        done = len(cells) - len(results.pending(at, cells, again=True))
+        told = f"{done} of {len(cells)} cells are done; the same command goes on from here"
+    except StoreError as error:
+        told = f"{copies.in_words(str(error))}; the same command then goes on from here"
+    print(f"stopped by {why}: {told}", flush=True)
     return code
 
 
@@ -85,9 +91,9 @@ def _say_what_failed(at: Results, cells: list[Cell]) -> int:
         return 0
     error = known.get(failed[0].id, {}).get("error")
     why = f"{error['type']}: {session.first_line(error['message'])}" if error else "it has no record"
-    print(
-        f"{len(failed)} of {len(cells)} cells failed (first: {failed[0].label}: {why}); run again with --retry-failed", flush=True
-    )
+    has_passed = all(results.has_passed(known[cell.id]) for cell in failed if cell.id in known)
+    do = "the same command runs them again" if has_passed else "run again with --retry-failed"
+    print(f"{len(failed)} of {len(cells)} cells failed (first: {failed[0].label}: {why}); {do}", flush=True)
     return 1
 
 
@@ -111,8 +117,11 @@ class _Run:
         if not pending and not plan.reference_passes(self.cells, self.at.store):
             return left_out  # nothing to do: no need to start Ray
         self.guard.end_if_spent()
-        with self.guard, session.connected(address, demand.asked(self.sweep, self.cells)), self.display:
+        ray_at = session.connected(address, demand.asked(self.sweep, self.cells))
+        with self.guard, objects.hurried_by_errors(), ray_at, self.display, objects.hurried_by_errors():
             arm()  # ray.init put a handler of its own on SIGTERM
+            if address and not address.startswith("ray://"):
+                self.guard.watch_cluster(session.Head().loss, lambda why: _say_what_stopped(self.at, self.cells, why, STOPPED))
             self.guard.may_end = True
             self.display.say(
                 f"{self.sweep.name}: {len(pending)} of {len(self.cells)} cells to run, {len(shared)} artefacts to make first"
@@ -225,18 +234,27 @@ class _Run:
                 ),
             )
             self.guard.ends_idle = True
-            deaths = tuner.fit().errors
+            ended = tuner.fit()
             self.guard.ends_idle = False
         self._end_if_asked()
-        self._record_deaths(ready, before, [str(error) for error in deaths])
+        told = [ended[number].metrics or {} for number in range(len(ended))]
+        unwritten = {each["cell"]: each["failure"] for each in told if "failure" in each}
+        self._record_silent(ready, before, unwritten, [str(error) for error in ended.errors])
 
-    def _record_deaths(self, ready: list[Cell], before: Mapping[str, Record], deaths: list[str]) -> None:
-        """Fails the cells that ended without a word; a record from `before` is one only if what it speaks of is there."""
+    def _record_silent(self, ready: list[Cell], before: Mapping[str, Record], unwritten: dict[str, Any], deaths: list[str]) -> None:
+        """Fails the cells that ended without a record: by an error that is known here, else by the death of their process.
+
+        A record from `before` is one only if what it speaks of is there.
+        """
         now = _records_of(ready, self.at)
         for cell in ready:
             record = now.get(cell.id, {})
             is_new = record != before.get(cell.id) or plan.is_made(cell, self.at.store)
-            if record.get("status") not in ("done", "failed") or not is_new:
+            if record.get("status") in ("done", "failed") and is_new:
+                continue
+            if cell.id in unwritten:
+                self._record_failure(cell, unwritten[cell.id])
+            else:
                 last = session.last_line(deaths[0]) if deaths else "Ray gave no reason"
                 message = f"its process ended {RETRIES + 1} times without a record, perhaps for want of memory ({last})"
                 self._record_failure(cell, {"type": "WorkerDied", "message": message, "traceback": "\n".join(deaths)[:20_000]})
@@ -323,16 +341,21 @@ def _score_on_worker(key: str, tables: list[Recipe], number: int, of: int, job: 
 
 def _reported(key: str, job: Job, work: Callable[[Store, Emit], None]) -> dict[str, Any] | None:
     """Does the work under a report of its progress; the error as it stands in records, or None."""
-    store = job.opened().store
+    at = job.opened()
     report = Reporter(copies.here(job.progress), key)
     try:
-        work(store, report)
+        work(at.store, report)
     except Exception as error:
         report.end("failed", {"reason": f"{type(error).__name__}: {session.first_line(error)}"})
-        failure: dict[str, Any] = records.failure(error)["error"]
-        return failure
+        return _error(error)
     report.end("done")
     return None
+
+
+def _error(error: Exception) -> dict[str, Any]:
+    """An error as it stands in records."""
+    told: dict[str, Any] = records.failure(error)["error"]
+    return told
 
 
 def _trainable(config: dict[str, Any], job: Job, cells: Mapping[str, Cell]) -> None:
@@ -342,10 +365,12 @@ def _trainable(config: dict[str, Any], job: Job, cells: Mapping[str, Cell]) -> N
     if runs.is_asked(copies.here(job.stop_file)):
         tune.report({"done": False})
         return
-    if cell.resources.workers == 1:
-        record = _tried(cell, job)
-    else:
-        record = together.run(cell, job, _tried)
+    try:
+        record = _tried(cell, job) if cell.resources.workers == 1 else together.run(cell, job, _tried)
+    except StoreError as error:  # no record can be written: the run says so, if it can by then
+        tune.report({"done": False, "cell": cell.id, "failure": _error(error)})
+        return
+    if cell.resources.workers > 1:
         Reporter(copies.here(job.progress), cell.id).end(record["status"], _shown(record))  # where the first worker could not
     tune.report({"done": record["status"] == "done"})
 
@@ -382,25 +407,15 @@ def _at_once(resources: spec.Resources) -> int | None:
     return None if resources.workers == 1 else together.concurrent(resources)
 
 
-# Folders ----------------------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _progress_folder(shared: Path | None) -> Iterator[Path]:
-    """A folder for the workers' progress files: on this machine, or in the folder that all nodes of a cluster share."""
-    folder = Path(tempfile.mkdtemp(prefix=".progress-" if shared else "refstudy-progress-", dir=shared))
-    try:
-        yield folder
-    finally:
-        with contextlib.suppress(RefstudyError):
-            copies.remove_folder(folder)
+# The end of a run -------------------------------------------------------------------------------------------------------------
 
 
 def _clear_claims(store: Store, within_s: float = 5.0) -> None:
     """Frees what the ended workers had claimed; they take a moment to die."""
     end = time.monotonic() + within_s
-    while store.clear_dead() and time.monotonic() < end:
-        time.sleep(0.1)
+    with contextlib.suppress(StoreError):  # out of reach: they count as dead after three beats
+        while store.clear_dead() and time.monotonic() < end:
+            time.sleep(0.1)
 
 
 # Small things -----------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What ends a run before its cells are finished: a limit of the sweep, or somebody's `refstudy stop`.
+"""What ends a run before its cells are finished: a limit of the sweep, somebody's `refstudy stop`, or the loss of its cluster.
 
 Invariant: a run is ended here as a signal ends it, so that there is one way to stop and to go on. No measure of a cell decides.
 """
@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +20,8 @@ from refstudy.runs import Run, Used
 
 LOOK_EVERY_S = 0.5
 WRITE_EVERY_S = 5.0
+DEAF_S = 10.0
+"""How long the main thread has to end by itself once the cluster is lost."""
 
 
 def check(limits: spec.LimitsEntry, price: spec.Price) -> None:
@@ -53,6 +56,8 @@ class Guard:
         """Whether the run may be interrupted, once it was asked to stop after its cells, because no cell is under way."""
         self.may_end = False
         """Whether the main thread listens by now; a signal before that could end it without a word."""
+        self._loss: Callable[[], str | None] = lambda: None
+        self._tell: Callable[[str], int] = lambda why: 1
         self._idle_looks = 0
         self._looked_at = self._wrote_at = time.monotonic()
         self._over = threading.Event()
@@ -73,6 +78,10 @@ class Guard:
         ended = None if error is None else f"was stopped by {by}" if by else f"failed: {error}"
         self.run.write(self.used, "ended", ended)
         self.run.close()
+
+    def watch_cluster(self, loss: Callable[[], str | None], tell: Callable[[str], int]) -> None:
+        """Ends the run where `loss` says in words that its cluster is lost; `tell` says so last, and gives the exit code."""
+        self._loss, self._tell = loss, tell
 
     def end_if_spent(self) -> None:
         """Ends a run that may not even begin: earlier ones have used all that the limits allow."""
@@ -97,6 +106,9 @@ class Guard:
         self.used += Used(hours, hours * sum(each.devices for each in self._under_way()))
 
     def _look(self) -> None:
+        if lost := self._loss():
+            self._abandon(lost)
+            return
         why, request = reached(self.limits, self.price, self.before + self.used), self.run.request()
         if why is None and request is not None:
             if request.after_cells and not self._is_idle():
@@ -106,6 +118,15 @@ class Guard:
             self.why = why
             self._over.set()
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def _abandon(self, why: str) -> None:
+        """Ends the run as a signal does, or, where the main thread does not hear it, the process: Ray's own calls may wait for a
+        minute for what is lost, and then end it without a word."""
+        self.why = why
+        os.kill(os.getpid(), signal.SIGTERM)
+        if not self._over.wait(DEAF_S):
+            self.run.write(self.used, "ended", f"was stopped by {why}")
+            os._exit(self._tell(why))
 
     def _is_idle(self) -> bool:
         """Whether no cell was under way at two looks, one after another: one may begin as the request is made."""

@@ -6,6 +6,8 @@ for none quotes a server. Credentials come from where boto3 finds them, and are 
 
 import functools
 import os
+import random
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,17 +17,66 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-from refstudy.errors import StoreError
+from refstudy.errors import StoreAway, StoreError
 
 SCHEME = "s3://"
 TRIES = 6
-"""How often a request is sent at most, with growing pauses: half a minute for a server that refuses at once."""
-CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5.0, 60.0
-HASTY_TIMEOUT_S = 3.0
-"""For what may be lost, such as progress: one try, and no longer than this."""
+"""How often a request is sent at most, with growing pauses: a quarter to half a minute for a server that refuses at once."""
 
 TAKEN = ("412", "409", "PreconditionFailed", "ConditionalRequestConflict")
 GONE = ("404", "NoSuchKey")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a request is waited for."""
+
+    tries: int
+    connect_s: float
+    read_s: float
+
+
+PATIENT = Patience(TRIES, 5.0, 60.0)
+HASTY = Patience(1, 3.0, 3.0)
+"""For what may be lost, such as progress."""
+HURRIED = Patience(2, 1.5, 1.5)
+"""For all requests of a process that has been told to end."""
+
+
+class _Hurry:
+    def __init__(self) -> None:
+        self.is_on = threading.Event()
+        self.found_away = False
+        """Whether a request has failed since: the others are not even sent."""
+
+
+_hurry = _Hurry()
+
+
+def hurry() -> None:
+    """From here on each request of this process gets two short tries, and after one failure none: for what is left to do before it
+    ends."""
+    _hurry.is_on.set()
+
+
+@contextmanager
+def hurried_by_errors() -> Iterator[None]:
+    """Begins the hurry where an error or a signal ends the block."""
+    try:
+        yield
+    except BaseException:
+        hurry()
+        raise
+
+
+@contextmanager
+def unhurried() -> Iterator[None]:
+    """Ends the hurry after the block."""
+    try:
+        yield
+    finally:
+        _hurry.is_on.clear()
+        _hurry.found_away = False
 
 
 @dataclass(frozen=True)
@@ -52,9 +103,13 @@ class Found:
 class Objects:
     """The objects below an address. Objects are written whole or not at all, and seen by all at once."""
 
-    def __init__(self, url: str) -> None:
-        self.url = checked(url)
+    def __init__(self, url: str, patience: Patience = PATIENT) -> None:
+        self.url, self._patience = checked(url), patience
         self._bucket, _, self._prefix = self.url.removeprefix(SCHEME).partition("/")
+
+    def hastily(self) -> "Objects":
+        """The same objects, for what may be lost."""
+        return Objects(self.url, HASTY)
 
     def read(self, key: str) -> Found | None:
         """The object; None if there is none."""
@@ -77,9 +132,9 @@ class Objects:
                     return None
                 raise
 
-    def write(self, key: str, body: bytes, hasty: bool = False) -> str:
-        """Writes the object and returns its etag; `hasty`: one short try."""
-        with self._in_words("written", key, hasty) as client:
+    def write(self, key: str, body: bytes) -> str:
+        """Writes the object and returns its etag."""
+        with self._in_words("written", key) as client:
             return str(client.put_object(Bucket=self._bucket, Key=self._key(key), Body=body)["ETag"])
 
     def create(self, key: str, body: bytes) -> str | None:
@@ -179,17 +234,20 @@ class Objects:
         return f"{self._prefix}/{key}"
 
     @contextmanager
-    def _in_words(self, verb: str, key: str, hasty: bool = False) -> Iterator[Any]:
-        """A client; what goes wrong with it in the block becomes a StoreError."""
-        client = _client(os.getpid(), hasty)
+    def _in_words(self, verb: str, key: str) -> Iterator[Any]:
+        """A client; what goes wrong with it in the block becomes a StoreError: StoreAway, if it may go well later."""
+        if _hurry.is_on.is_set() and _hurry.found_away:
+            raise StoreAway(f"{self.url}/{key} cannot be {verb}: the server was away a moment ago; run again when it is well")
+        client = _client(os.getpid(), HURRIED if _hurry.is_on.is_set() else self._patience)
         import boto3.exceptions
         import botocore.exceptions
 
         try:
             yield client
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, boto3.exceptions.Boto3Error) as error:
-            why, do = _reason(error)
-            raise StoreError(f"{self.url}/{key} cannot be {verb}: {why}; {do}") from None  # the cause could quote a server
+            _hurry.found_away = _hurry.is_on.is_set()
+            kind, why, do = _reason(error)
+            raise kind(f"{self.url}/{key} cannot be {verb}: {why}; {do}") from None  # the cause could quote a server
 
 
 def is_url(location: str | Path) -> bool:
@@ -215,7 +273,7 @@ def _is_plain(key: str) -> bool:
 
 
 @functools.cache
-def _client(process: int, hasty: bool) -> Any:
+def _client(process: int, patience: Patience) -> Any:
     """A client of this process: one that was made before a fork is not taken over it."""
     try:
         import boto3
@@ -223,20 +281,29 @@ def _client(process: int, hasty: bool) -> Any:
         from botocore.exceptions import BotoCoreError
     except ImportError:
         raise StoreError("s3:// addresses need boto3, which is not installed; run: pip install 'refstudy[s3]'") from None
-    connect_s, read_s = (HASTY_TIMEOUT_S, HASTY_TIMEOUT_S) if hasty else (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": 1 if hasty else TRIES},
-        connect_timeout=connect_s,
-        read_timeout=read_s,
+        retries={"mode": "standard", "total_max_attempts": patience.tries},
+        connect_timeout=patience.connect_s,
+        read_timeout=patience.read_s,
         max_pool_connections=32,
         request_checksum_calculation="when_required",  # by default asks servers for checksums that not all of them know
         response_checksum_validation="when_required",
     )
     try:
-        return boto3.session.Session().client("s3", config=config)
+        client = boto3.session.Session().client("s3", config=config)
+        client.meta.events.register_first("needs-retry.s3", functools.partial(_pause, patience.tries))
+        return client
     except (BotoCoreError, ValueError) as error:
-        why, do = _reason(error)
+        _, why, do = _reason(error)
         raise StoreError(f"no object store can be reached: {why}; {do}") from None
+
+
+def _pause(tries: int, attempts: int, response: Any, caught_exception: Exception | None, **_: Any) -> None:
+    """Waits before a further try. boto3 itself waits for 1.6 s at most in all, and a server that starts again needs longer."""
+    status = None if response is None else response[0].status_code
+    is_refused = caught_exception is not None or (status is not None and (status >= 500 or status == 429))
+    if is_refused and attempts < tries:
+        _hurry.is_on.wait(2 ** (attempts - 1) * random.uniform(0.5, 1.0))
 
 
 def _entry(key: str, about: dict[str, Any], answer: dict[str, Any]) -> Entry:
@@ -251,20 +318,25 @@ def _code(error: Any) -> str:
     return str(error.response.get("Error", {}).get("Code") or error.response["ResponseMetadata"].get("HTTPStatusCode"))
 
 
-def _reason(error: Exception) -> tuple[str, str]:
-    """(what went wrong, what to do), in words that quote neither the server nor a setting."""
+def _reason(error: Exception) -> tuple[type[StoreError], str, str]:
+    """(the kind of error, what went wrong, what to do), in words that quote neither the server nor a setting."""
     at_fault = error if hasattr(error, "response") else error.__context__  # of an upload: what it rests on
     response = getattr(at_fault, "response", None)
     if not isinstance(response, dict):
         name = type(error).__name__
         if "Credential" in name:
-            return f"no credentials were found ({name})", "set AWS_ACCESS_KEY_ID and its secret, or give the machine a role"
-        return f"no answer that can be used ({name})", f"after {TRIES} tries; check the network and AWS_ENDPOINT_URL, and run again"
+            do = "set AWS_ACCESS_KEY_ID and its secret, or give the machine a role"
+            return StoreError, f"no credentials were found ({name})", do
+        do = f"after {TRIES} tries at most; check the network and AWS_ENDPOINT_URL, and run again"
+        return StoreAway, f"no answer that can be used ({name})", do
     code, status = _code(at_fault), response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     if code == "NoSuchBucket":
-        return "there is no such bucket", "make it, or check the address"
+        return StoreError, "there is no such bucket", "make it, or check the address"
     if status in (401, 403) or "Access" in code:
-        return f"access was denied ({code})", "check the credentials, and that they allow to read, write, list and delete there"
+        do = "check the credentials, and that they allow to read, write, list and delete there"
+        return StoreError, f"access was denied ({code})", do
     if status == 501 or code == "NotImplemented":
-        return "the server lacks conditional writes", "use one that has them (If-None-Match, If-Match), as AWS and MinIO do"
-    return f"the server answered {status} ({code})", f"after {TRIES} tries at most; run again when it is well"
+        do = "use one that has them (If-None-Match, If-Match), as AWS and MinIO do"
+        return StoreError, "the server lacks conditional writes", do
+    kind = StoreAway if status is None or status >= 500 or status == 429 else StoreError
+    return kind, f"the server answered {status} ({code})", f"after {TRIES} tries at most; run again when it is well"

@@ -182,7 +182,7 @@ class Board:
         if time.monotonic() - self._refreshed_at > FAR_POLL_EVERY_S:
             self._refreshed_at = time.monotonic()
             with contextlib.suppress(StoreError):
-                copies.refresh(self.folder)
+                copies.refresh(self.folder, hasty=True)
         with contextlib.suppress(OSError):
             for entry in os.scandir(self.folder):
                 if entry.name.endswith(".json") and not entry.name.startswith("."):

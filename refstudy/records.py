@@ -204,14 +204,14 @@ def failure(error: Exception, why: str = "") -> Record:
     return {"status": "failed", "error": {"type": type(error).__name__, "message": f"{why}{error}", "traceback": lines}}
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any], hasty: bool = False) -> None:
     """Writes a JSON file that is there whole or not at all, also after a power cut; NaN and infinities become null."""
-    write_text(path, json.dumps(_finite(content), ensure_ascii=False, indent=1, allow_nan=False))
+    write_text(path, json.dumps(_finite(content), ensure_ascii=False, indent=1, allow_nan=False), hasty)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file that is there whole or not at all, also after a power cut."""
-    with copies.writing(path, text.encode("utf-8")):
+def write_text(path: Path, text: str, hasty: bool = False) -> None:
+    """Writes a text file that is there whole or not at all, also after a power cut; `hasty`: at an address, by one short try."""
+    with copies.writing(path, text.encode("utf-8"), hasty):
         _write_text(path, text)
 
 

@@ -6,6 +6,7 @@ here decides which cells are finished: the records do.
 
 import contextlib
 import json
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from refstudy.processes import keeps, this_process
 from refstudy.provenance import now
 
 FOLDER = "runs"
+PROGRESS = ".progress-"
+FRESH_S = 3600.0
+"""A folder for progress of which no run tells may be of one that is about to begin, until it is as old as this."""
 WAIT_S = 30.0
 """How long `stop` waits for the end of a run; one on this machine takes about two seconds."""
 
@@ -56,7 +60,7 @@ class Run:
         """Says what was used by now, which is a sign of life too; a disk that refuses costs this run's account alone."""
         with contextlib.suppress(StoreError):
             told = {"state": state, "why": why, "used": asdict(used), "written_at": now()}
-            records.write_json(self.file, self._begun | told)
+            records.write_json(self.file, self._begun | told, hasty=state == "running")
 
     def request(self) -> Request | None:
         """What `stop` asked of this run."""
@@ -71,10 +75,47 @@ class Run:
             copies.remove(self.stop_file)
 
 
+@contextlib.contextmanager
+def progress_folder(run: Run, shared: bool) -> Iterator[Path]:
+    """A folder for what workers tell of their progress: on this machine, or, `shared`, in the sweep's folder for all nodes.
+
+    What killed runs left there is removed.
+    """
+    at = run.file.parent.parent
+    folder = at / f"{PROGRESS}{run.file.stem}" if shared else Path(tempfile.mkdtemp(prefix="refstudy-progress-"))
+    _clear_progress(at)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(StoreError):
+            copies.remove_folder(folder)
+
+
+def _clear_progress(folder: Path) -> None:
+    """Removes the progress of runs that are over."""
+    afar = {name for name in copies.folders(folder) if name.startswith(PROGRESS)}
+    found = afar | {each.name for each in folder.glob(f"{PROGRESS}*")}
+    if not found:
+        return
+    runs = {file.stem: _is_under_way(file, run) for file, run in _runs(folder)}
+    for each in (folder / name for name in found):
+        if not runs.get(each.name.removeprefix(PROGRESS), _is_fresh(each)):
+            copies.remove_folder(each)
+
+
+def _is_fresh(folder: Path) -> bool:
+    """Whether the folder was changed a short while ago. At an address there is none before the file of its run."""
+    try:
+        return time.time() - folder.stat().st_mtime < FRESH_S
+    except FileNotFoundError:
+        return False
+
+
 def is_asked(stop_file: Path) -> bool:
     """Whether the run with this file was asked to stop; a store out of reach does not ask."""
     with contextlib.suppress(StoreError):
-        copies.refresh_file(stop_file)
+        copies.refresh_file(stop_file, hasty=True)
     return stop_file.exists()
 
 

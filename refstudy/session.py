@@ -6,6 +6,8 @@ Invariant: no key and no token is handed to Ray, since it shows the environment 
 import contextlib
 import logging
 import os
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,6 +43,7 @@ FORWARDED = (
 )
 """What workers on other nodes take over from here; no key or token, since Ray shows these settings."""
 
+ASK_HEAD_EVERY_S, HEAD_AWAY_S = 2.0, 30.0
 OBJECT_STORE_BYTES = 100 * 2**20
 """Only recipes and cells travel through Ray."""
 
@@ -87,6 +90,29 @@ def look(address: str) -> tuple[list[Node], str]:
     """`machines` of a cluster that is asked for nothing else."""
     with connected(address, {"resources.trial": spec.Resources()}):
         return machines(address)
+
+
+class Head:
+    """The head of the cluster that this process is connected to, as far as its port answers.
+
+    Ray itself waits a minute for it, and then ends the process in the middle of whatever it does.
+    """
+
+    def __init__(self) -> None:
+        self._place = str(ray.get_runtime_context().gcs_address)
+        self._asked_at = self._answered_at = time.monotonic()
+
+    def loss(self) -> str | None:
+        """That the head is lost, in words; None if it is not. To be asked every now and then."""
+        if time.monotonic() - self._asked_at < ASK_HEAD_EVERY_S:
+            return None
+        host, _, port = self._place.rpartition(":")
+        self._asked_at = time.monotonic()
+        with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=ASK_HEAD_EVERY_S):
+            self._answered_at = time.monotonic()
+        if time.monotonic() - self._answered_at < HEAD_AWAY_S:
+            return None
+        return f"the loss of the cluster's head (no answer at {self._place} for {HEAD_AWAY_S:g} s; start the cluster again)"
 
 
 def environment(trial: spec.Resources) -> dict[str, str]:

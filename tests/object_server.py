@@ -108,6 +108,8 @@ class Proxy:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
+        self.is_gone = False
+        """Whether it breaks off all connections, new ones and those that clients keep."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
@@ -121,6 +123,9 @@ class Proxy:
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
         self.requests += 1
         time.sleep(self.late_s)
+        if self.is_gone:
+            handler.close_connection = True
+            return
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         if (self.faults and self.fails_on in handler.path) or (self.every and self.requests % self.every == 0):
             self.faults = max(0, self.faults - 1)

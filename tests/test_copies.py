@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from refstudy import copies, driver, objects, processes, records, results, runs
-from refstudy.errors import SpecError, StoreError
+from refstudy.errors import SpecError, StoreAway, StoreError
 from tests import object_server, stub
 from tests.object_server import Proxy, keys
 from tests.test_depot import object_client
@@ -132,6 +132,28 @@ def test_server_that_never_recovers_is_told_in_words_and_the_record_before_stand
     proxy.faults = 0
     assert records.read_record(records.record_path(here, "a"))["status"] == "failed"
     assert records.read_records(there)[0]["status"] == "failed"
+    proxy.close()
+
+
+def test_process_that_was_told_to_end_asks_a_silent_server_once_and_takes_its_time_later(elsewhere, endpoint, monkeypatch):
+    """Two tries of a quarter of a second stand for those of one and a half."""
+    here, _ = elsewhere
+    proxy = Proxy(endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+    monkeypatch.setattr(objects, "HURRIED", objects.Patience(2, 0.25, 0.25))
+    records.write_record(here, {"cell_id": "a", "status": "failed"})
+    proxy.late_s = 60.0
+    begun, asked = time.monotonic(), proxy.requests
+    with objects.unhurried():
+        with pytest.raises(KeyboardInterrupt), objects.hurried_by_errors():
+            raise KeyboardInterrupt
+        for words in ("no answer that can be used", "the server was away a moment ago", "the server was away a moment ago"):
+            with pytest.raises(StoreAway, match=words):
+                records.read_records(here)
+    assert time.monotonic() - begun < 10
+    assert proxy.requests - asked == 2
+    proxy.late_s = 0.0
+    assert [record["status"] for record in records.read_records(here)] == ["failed"]
     proxy.close()
 
 
