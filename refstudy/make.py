@@ -450,7 +450,7 @@ def _write_divergence(
         recipe.completions.sampling.system,
         emit,
         policy.system_role,
-        states=drawn and drawn.states,
+        states=drawn.states if drawn else None,
     )
     columns = {"prompt_id": kl.prompt_ids, "kl_nats": kl.kl_nats, "tokens": kl.tokens}
     pq.write_table(pa.table(columns), folder / DIVERGENCE)

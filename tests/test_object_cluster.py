@@ -2,52 +2,23 @@
 
 import json
 import os
-import secrets
-import signal
-import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
 from refstudy import session
-from tests import object_server, sweeps
+from tests import object_server, ray_nodes, sweeps
 from tests.object_server import ROOT, keys
 
 HEAD = "127.0.0.2"
 
 
-@contextmanager
 def node(endpoint: str, cache: Path, *arguments: str):
-    """A Ray node with an environment of its own, ended by its process id with all that it started."""
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats", *arguments]
-    if not Path(command[0]).exists():
-        command[:1] = [sys.executable, "-m", "ray.scripts.scripts"]
-    told = os.environ | session.RAY_SETTINGS | object_server.settings(endpoint, cache) | token(cache) | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        command, env=told, cwd=cache.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        finally:
-            os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
-
-
-def token(cache: Path) -> dict[str, str]:
-    """What all processes of the cluster must have: a token of its own."""
-    file = cache.parent / "token"
-    if not file.exists():
-        file.write_text(secrets.token_hex(32))
-        file.chmod(0o600)
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(file)}
+    """A Ray node with a cache of its own."""
+    return ray_nodes.node(cache.parent, object_server.settings(endpoint, cache) | ray_nodes.token(cache.parent), *arguments)
 
 
 def wait_for_key(part: str, endpoint: str, url: str, within_s: float = 200) -> None:
@@ -56,28 +27,12 @@ def wait_for_key(part: str, endpoint: str, url: str, within_s: float = 200) -> N
         time.sleep(0.5)
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind((HEAD, 0))
-        return free.getsockname()[1]
-
-
-def listens(port: int, within_s: float) -> bool:
-    end = time.monotonic() + within_s
-    while time.monotonic() < end:
-        with socket.socket() as asked:
-            if asked.connect_ex((HEAD, port)) == 0:
-                return True
-        time.sleep(0.5)
-    return False
-
-
 @pytest.mark.long
 def test_sweep_runs_on_nodes_that_share_nothing_but_an_address(tmp_path):
     """Two real cells: the head makes nothing, and both nodes work. The data file lies where the driver runs and nowhere else, as
     far as workers can tell: it is gone once they begin. Then the same command again, which finds nothing to do, and findings from
     a third cache."""
-    port = free_port()
+    port = ray_nodes.free_port(HEAD)
     file = sweeps.write(tmp_path / "driver", betas=(1.0,))
     with object_server.serving() as endpoint:
         url = f"s3://{object_server.bucket(endpoint)}/results/tiny"
@@ -85,14 +40,14 @@ def test_sweep_runs_on_nodes_that_share_nothing_but_an_address(tmp_path):
         first = ("--head", "--node-ip-address", HEAD, "--port", str(port), "--num-cpus", "0", "--include-dashboard", "false")
         joins = ("--address", f"{HEAD}:{port}", *limits, "--num-cpus", "1")
         with node(endpoint, tmp_path / "head", *first, *limits):
-            assert listens(port, within_s=90)
+            assert ray_nodes.listens(HEAD, port)
             with node(endpoint, tmp_path / "one", *joins, "--node-ip-address", "127.0.0.3"):
                 time.sleep(10)
                 big = ("--node-ip-address", "127.0.0.4", "--resources", json.dumps({"big": 1}))
                 with node(endpoint, tmp_path / "two", *joins, *big):
                     time.sleep(10)
                     cache = tmp_path / "driver-cache"
-                    told = object_server.settings(endpoint, cache) | token(cache)
+                    told = object_server.settings(endpoint, cache) | ray_nodes.token(tmp_path)
                     command = [
                         *(sys.executable, "-m", "refstudy", "run", str(file), "--address", f"{HEAD}:{port}", "--results", url),
                         *("--set", "references.cross.resources={shards: 2, custom: {big: 0.5}}", "--set", "wandb.enabled=true"),
@@ -136,19 +91,10 @@ def trained_on(kind: str, caches: list[Path]) -> Path | None:
     return next((each for each in caches if list((each / "store").rglob(f"{kind}-*.training/step-*"))), None)
 
 
-def killed_with_all(process: subprocess.Popen) -> None:
-    """Ends a node as a machine dies: it and all that it started, at once."""
-    found = psutil.Process(process.pid).children(recursive=True)
-    for each in [process, *found]:
-        with suppress(ProcessLookupError, psutil.NoSuchProcess):
-            each.kill()
-    process.wait(30)
-
-
 @pytest.mark.long
 def test_node_that_dies_in_mid_training_costs_an_interval_and_another_goes_on(tmp_path):
     """One cell of 900 steps, whose states are saved every two seconds or so; the node that trains it is killed after two states."""
-    port = free_port()
+    port = ray_nodes.free_port(HEAD)
     file = sweeps.write(tmp_path / "driver", betas=(1.0,))
     with object_server.serving() as endpoint:
         url = f"s3://{object_server.bucket(endpoint)}/results/tiny"
@@ -156,13 +102,13 @@ def test_node_that_dies_in_mid_training_costs_an_interval_and_another_goes_on(tm
         first = ("--head", "--node-ip-address", HEAD, "--port", str(port), "--num-cpus", "0", "--include-dashboard", "false")
         joins = ("--address", f"{HEAD}:{port}", *limits, "--num-cpus", "1")
         with node(endpoint, tmp_path / "head", *first, *limits):
-            assert listens(port, within_s=90)
+            assert ray_nodes.listens(HEAD, port)
             caches = [tmp_path / "one", tmp_path / "two"]
             with (
                 node(endpoint, caches[0], *joins, "--node-ip-address", "127.0.0.3") as one,
                 node(endpoint, caches[1], *joins, "--node-ip-address", "127.0.0.4") as two,
             ):
-                told = object_server.settings(endpoint, tmp_path / "driver-cache") | token(tmp_path / "driver-cache")
+                told = object_server.settings(endpoint, tmp_path / "driver-cache") | ray_nodes.token(tmp_path)
                 command = [
                     *(sys.executable, "-m", "refstudy", "run", str(file), "--address", f"{HEAD}:{port}", "--results", url),
                     *("--set", "axes.reference=[self]", "--set", "train.epochs=300", "--set", "train.save_every_minutes=0.03"),
@@ -176,7 +122,7 @@ def test_node_that_dies_in_mid_training_costs_an_interval_and_another_goes_on(tm
                     time.sleep(0.1)
                 at = trained_on("dpo", caches)
                 assert at is not None, run.communicate()
-                killed_with_all(one if at == caches[0] else two)
+                (one if at == caches[0] else two).kill()
                 there = states_of("dpo", endpoint, url)
                 output, errors = run.communicate(timeout=400)
                 assert run.returncode == 0, output + errors
