@@ -93,13 +93,13 @@ def look(address: str) -> tuple[list[Node], str]:
 
 
 class Head:
-    """The head of the cluster that this process is connected to, as far as its port answers.
+    """The head of a cluster, by default of the one that this process is connected to, as far as its port answers.
 
     Ray itself waits a minute for it, and then ends the process in the middle of whatever it does.
     """
 
-    def __init__(self) -> None:
-        self._place = str(ray.get_runtime_context().gcs_address)
+    def __init__(self, place: str | None = None) -> None:
+        self._place = place or str(ray.get_runtime_context().gcs_address)
         self._asked_at = self._answered_at = time.monotonic()
 
     def loss(self) -> str | None:
