@@ -5,7 +5,7 @@ here.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -17,7 +17,7 @@ LINE_TOKENS = 4096
 """Tokens of prompts that are read at once at most."""
 
 
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+class RoomyLayer(DynamicLayer):
     """One layer's keys and values (B, heads, T, D) at the beginning of buffers with room for `room` tokens; transformers' own layer
     copies all that it has at every token."""
 
@@ -82,7 +82,7 @@ def read(model: PreTrainedModel, prompts: Sequence[Sequence[int]], cache: Dynami
         with shared_prompt.attending(model):
             out = model(**line.inputs(device), past_key_values=beside, use_cache=True, logits_to_keep=last)
         found.append(out.logits[0])
-        for own, read_here in zip(cache.layers, beside.layers, strict=True):
+        for own, read_here in zip(cast(list[RoomyLayer], cache.layers), beside.layers, strict=True):
             own.take_in(read_here, [len(prompt) for prompt in part], first, len(prompts), width)
     return torch.cat(found)
 

@@ -6,19 +6,15 @@ waits for that process instead of making it again.
 
 import functools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from refstudy import (
-    alarms,
-    along,
     chat,
     checkpoints,
     data,
@@ -26,48 +22,42 @@ from refstudy import (
     generation,
     models,
     outputs,
+    policies,
     pretraining,
     recipes,
     reference_tables,
     served_answers,
-    tables,
     texts,
     token_pairs,
     token_shifts,
 )
 from refstudy.artefacts import (
-    ALONG,
     COMPLETIONS,
     CONVERSATIONS,
     DIVERGENCE,
-    LOG,
     PAIRS,
     PROMPTS,
     SUMMARY,
     read_completions,
     read_conversations,
-    read_log,
-    read_pair_table,
     read_pairs,
     read_prompts,
     read_token_pairs,
 )
 from refstudy.generation import Drawn
 from refstudy.grid import Cell
-from refstudy.identity import fingerprint, kind
-from refstudy.judges import Verdict, judging
+from refstudy.identity import kind
+from refstudy.judges import judging
 from refstudy.measurement import Emit, silent
 from refstudy.miniature import demonstrations, preferences, zoo
 from refstudy.miniature import prompts as miniature_prompts
 from refstudy.passes import Shard
 from refstudy.processes import Heartbeat
 from refstudy.recipes import Recipe
-from refstudy.shelf import Policy, Shelf, free_device, load_policy
+from refstudy.shelf import Policy, Shelf, load_policy, own_model
 from refstudy.store import Claim, Store, write_json
 from refstudy.texts import Completion, Message, Pair, Prompt, Said
-from refstudy.training import dpo, reward_model, sft, workers
-from refstudy.training.saves import Saving
-from refstudy.training.sharding import Sharding
+from refstudy.training import reward_model, saves, sft
 
 
 def make_all(wanted: Iterable[Recipe], store: Store, emit: Emit = silent, save_every_s: float = 0.0) -> None:
@@ -85,7 +75,7 @@ def make(recipe: Recipe, store: Store, emit: Emit = silent, shelf: Shelf | None 
 
     `save_every_s`: how often the state of a training is saved, from which the next call goes on; 0: never.
     """
-    publish(store, recipe, lambda claim: _write(recipe, store, claim.folder, emit, shelf or Shelf(store), save_every_s))
+    store.provide(recipe, lambda claim: _write(recipe, store, claim.folder, emit, shelf or Shelf(store), save_every_s))
 
 
 def score_shard(wanted: Iterable[Recipe], shard: Shard, store: Store, emit: Emit = silent) -> None:
@@ -101,18 +91,6 @@ def score_shard(wanted: Iterable[Recipe], shard: Shard, store: Store, emit: Emit
             finally:
                 beat.stop()
                 keep()
-
-
-def publish(store: Store, recipe: Recipe, write: Callable[[Claim], None]) -> None:
-    """Publishes what `write` puts into the claim's folder, unless the artefact exists or another process makes it meanwhile."""
-    while not store.has(recipe):
-        claim = store.claim(recipe)
-        if claim is None:
-            store.wait(recipe)
-            continue
-        with claim:
-            write(claim)
-            store.publish(claim)
 
 
 def _write(recipe: Recipe, store: Store, folder: Path, emit: Emit, shelf: Shelf, save_every_s: float) -> None:
@@ -151,7 +129,7 @@ def _write(recipe: Recipe, store: Store, folder: Path, emit: Emit, shelf: Shelf,
         case recipes.RewardModel():
             _train_reward_model(recipe, store, folder, emit, save_every_s)
         case recipes.Dpo():
-            _train_reference(recipe, store, folder, emit, save_every_s)
+            policies.train_reference(recipe, store, folder, emit, save_every_s)
         case recipes.TokenPairs():
             _write_token_pairs(recipe, store, folder)
         case recipes.Selection():
@@ -163,13 +141,13 @@ def _write(recipe: Recipe, store: Store, folder: Path, emit: Emit, shelf: Shelf,
         case recipes.Completions(source=recipes.ChatServer()):
             texts.write_lines(folder / COMPLETIONS, _served_answers(recipe, store, emit))
         case recipes.Completions():
-            drawn = _drawn(recipe, store, shelf.take(_own_model(recipe)), emit)
+            drawn = _drawn(recipe, store, shelf.take(own_model(recipe)), emit)
             texts.write_lines(folder / COMPLETIONS, drawn.completions)
         case recipes.Answers():
             given = read_prompts(recipe.prompts, store)
             texts.write_lines(folder / COMPLETIONS, _as_text(given, outputs.answers(recipe, given), recipe.tokens_of, store))
         case recipes.Divergence():
-            _write_divergence(recipe, store, folder, shelf.take(_own_model(recipe.completions)), emit)
+            _write_divergence(recipe, store, folder, shelf.take(own_model(recipe.completions)), emit)
         case recipes.Verdicts():
             _write_verdicts(recipe, store, folder, emit)
         case _:
@@ -179,50 +157,16 @@ def _write(recipe: Recipe, store: Store, folder: Path, emit: Emit, shelf: Shelf,
 # What a trial makes with the policy in its hands ------------------------------------------------------------------------------
 
 
-def train_policy(cell: Cell, store: Store, claim: Claim, emit: Emit) -> Policy:
-    """The cell's policy, trained under a claim of it that the caller holds; publishes training log, curve and kept weights."""
-    recipe = cell.dpo
-    start = checkpoints.checkpoint(recipe.start, store)
-    settings = (cell.save_every_s, cell.along, cell.resources.sharding)
-    workers.call((recipe, *settings))
-    trained = _train(recipe, store, emit, *settings)
-    free_device()  # gradients and moments, before the start is loaded beside the policy
-    tokenizer = models.load_tokenizer(start)
-    if cell.curve is not None:
-        publish(store, cell.curve, lambda curve: write_json(curve.folder / ALONG, {"curve": trained.along}))
-    publish(store, cell.log, lambda log: write_json(log.folder / LOG, _log(trained)))
-    if cell.keep == "adapter":
-        _keep(trained, trained.model, tokenizer, claim.folder)
-    model = trained.model.merge_and_unload() if recipe.train.lora else trained.model
-    if cell.keep == "full":
-        _keep(trained, model, tokenizer, claim.folder)
-    if cell.keep != "none":
-        store.publish(claim)
-    return Policy(model.eval(), tokenizer, start.system_role)
-
-
-def take_part(store: Store) -> None:
-    """Trains with the first of several workers all that it trains; nothing of it is written here."""
-    while (task := workers.called()) is not None:
-        _train(task[0], store, silent, *task[1:])
-        free_device()
-
-
-def log_of_kept(cell: Cell, store: Store) -> None:
-    """Publishes the training log of a policy whose weights are kept, from the copy beside them, unless the store has it."""
-    publish(store, cell.log, lambda log: write_json(log.folder / LOG, read_log(cell.dpo, store)))
-
-
 def answers(recipe: recipes.Completions, store: Store, policy: Policy | None, emit: Emit) -> Drawn | None:
     """Publishes the policy's answers, unless the store has them; `policy` None: its weights are in the store. Returns them as
     they were drawn, None if another process or an earlier one made them."""
     made: list[Drawn] = []
 
     def write(claim: Claim) -> None:
-        made.append(_drawn(recipe, store, policy or load_policy(_own_model(recipe), store), emit))
+        made.append(_drawn(recipe, store, policy or load_policy(own_model(recipe), store), emit))
         texts.write_lines(claim.folder / COMPLETIONS, made[0].completions)
 
-    publish(store, recipe, write)
+    store.provide(recipe, write)
     return made[0] if made else None
 
 
@@ -238,10 +182,10 @@ def divergence_of(recipe: recipes.Divergence, store: Store, policy: Policy | Non
     """Publishes the KL of the answers' policy to the reference, unless the store has it; `drawn`: the answers, if just drawn."""
 
     def write(claim: Claim) -> None:
-        source = policy or load_policy(_own_model(recipe.completions), store)
+        source = policy or load_policy(own_model(recipe.completions), store)
         _write_divergence(recipe, store, claim.folder, source, emit, drawn)
 
-    publish(store, recipe, write)
+    store.provide(recipe, write)
 
 
 def token_shifts_of(recipe: recipes.TokenShifts, store: Store, policy: Policy, emit: Emit) -> None:
@@ -251,7 +195,7 @@ def token_shifts_of(recipe: recipes.TokenShifts, store: Store, policy: Policy, e
         pairs, before = read_token_pairs(recipe.texts, store), _before(recipe.model.start, recipe.texts, recipe.count, store.root)
         token_shifts.write(claim.folder, pairs, recipe.count, before, policy, emit)
 
-    publish(store, recipe, write)
+    store.provide(recipe, write)
 
 
 @functools.lru_cache(maxsize=1)
@@ -289,7 +233,7 @@ def _fine_tune(recipe: recipes.Sft, store: Store, folder: Path, emit: Emit, save
         destination=folder,
         emit=emit,
         system_role=at.system_role,
-        saving=_saving(recipe, store, save_every_s),
+        saving=saves.saving(recipe, store, save_every_s),
     )
 
 
@@ -309,87 +253,8 @@ def _train_reward_model(recipe: recipes.RewardModel, store: Store, folder: Path,
         destination=folder,
         emit=emit,
         drop_long=recipe.pairs.unusable == "drop",
-        saving=_saving(recipe, store, save_every_s),
+        saving=saves.saving(recipe, store, save_every_s),
     )
-
-
-def _train_reference(recipe: recipes.Dpo, store: Store, folder: Path, emit: Emit, save_every_s: float) -> None:
-    """A policy that is trained to serve as a reference: its weights are kept whole, whatever cells keep, and its log beside them,
-    since a cell of the same recipe will not train again."""
-    trained = _train(recipe, store, emit, save_every_s)
-    log = recipes.TrainingLog(model=recipe)
-    publish(store, log, lambda claim: write_json(claim.folder / LOG, _log(trained)))
-    model = trained.model.merge_and_unload() if recipe.train.lora else trained.model
-    _keep(trained, model, models.load_tokenizer(checkpoints.checkpoint(recipe.start, store)), folder)
-
-
-def _train(
-    recipe: recipes.Dpo,
-    store: Store,
-    emit: Emit,
-    save_every_s: float,
-    watched: recipes.Along | None = None,
-    sharding: Sharding = "none",
-) -> dpo.Trained:
-    """The policy of a recipe, with the evaluations that its recipe rests on, else those that only watch."""
-    start = load_policy(recipe.start, store)
-    evaluations = recipe.along or watched
-    validation, is_first = None, workers.rank() == 0
-    if recipe.validation is not None and is_first:
-        validation = dpo.Validation(*_rows(recipe.validation, store))
-    pairs, table = _rows(recipe.table, store)
-    curve = "no curve" if evaluations is None else fingerprint(recipes.AlongCurve(model=recipe, along=evaluations))
-    return dpo.train(
-        start.model,
-        start.tokenizer,
-        pairs,
-        table,
-        beta=recipe.beta,
-        seed=recipe.seed,
-        training=recipe.train,
-        emit=alarms.stopping(recipe.alarms, emit),
-        validation=validation,
-        along=None if evaluations is None or not is_first else _along(evaluations, store),
-        checkpoint=dpo.Checkpoint(recipe.checkpoint, recipe.checkpoint_every) if is_first else dpo.Checkpoint(),
-        saving=_saving(recipe, store, save_every_s, curve),
-        shared_out=sharding,
-    )
-
-
-def _saving(recipe: Recipe, store: Store, every_s: float, terms: str = "") -> Saving:
-    return Saving(store.training(recipe), every_s, terms, store.far_training(recipe))
-
-
-def _along(recipe: recipes.Along, store: Store) -> dpo.Along:
-    examination = _examination(recipe, store)
-    return dpo.Along(examination, recipe.every, examination.recall)
-
-
-def _examination(recipe: recipes.Along, store: Store) -> along.Examination:
-    """What evaluates a policy along its training; the start policy is loaded for it, beside the one that trains."""
-
-    def judge(prompts: list[Prompt], candidate: list[Completion], baseline: list[Completion]) -> list[Verdict]:
-        return judging.judged(recipe.judge, prompts, candidate, baseline, store, silent).verdicts
-
-    start = load_policy(_own_model(recipe.baseline), store)
-    prompts = read_prompts(recipe.baseline.prompts, store)
-    return along.Examination(prompts, read_completions(recipe.baseline, store), start, recipe.sampling, judge)
-
-
-def _rows(recipe: recipes.Table, store: Store) -> tuple[list[token_pairs.TokenPair], tables.PairTable]:
-    assert not isinstance(recipe.texts, recipes.Completions)
-    return read_token_pairs(recipe.texts, store), read_pair_table(recipe, store)
-
-
-def _log(trained: dpo.Trained) -> dict[str, Any]:
-    log = {"history": trained.history, "final": trained.final, "phases_s": trained.phases_s, "stopped": trained.stopped}
-    log |= {"validations": trained.validations} if trained.validations else {}
-    return log | ({"resumed_at": trained.resumed_at} if trained.resumed_at else {})
-
-
-def _keep(trained: dpo.Trained, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    models.save(model, tokenizer, folder)
-    write_json(folder / LOG, _log(trained))
 
 
 def _write_token_pairs(recipe: recipes.TokenPairs, store: Store, folder: Path) -> None:
@@ -405,12 +270,6 @@ def _write_token_pairs(recipe: recipes.TokenPairs, store: Store, folder: Path) -
 def _drawn(recipe: recipes.Completions, store: Store, policy: Policy, emit: Emit) -> Drawn:
     prompts = read_prompts(recipe.prompts, store)
     return generation.drawn(policy.model, policy.tokenizer, prompts, recipe.sampling, emit, policy.system_role)
-
-
-def _own_model(recipe: recipes.Completions) -> recipes.Model:
-    """The model that answers, which must be one that is loaded here."""
-    assert not isinstance(recipe.source, recipes.ChatServer)
-    return recipe.source
 
 
 def _served_answers(recipe: recipes.Completions, store: Store, emit: Emit) -> list[Completion]:

@@ -72,3 +72,9 @@ def load_policy(recipe: recipes.Model, store: Store) -> Policy:
 def _loaded(at: checkpoints.Checkpoint) -> Policy:
     model, tokenizer = models.load(at)
     return Policy(model, tokenizer, at.system_role)
+
+
+def own_model(recipe: recipes.Completions) -> recipes.Model:
+    """The model that answers, which must be one that is loaded here."""
+    assert not isinstance(recipe.source, recipes.ChatServer)
+    return recipe.source

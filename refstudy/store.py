@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -152,6 +152,17 @@ class Store:
     def holder(self, recipe: Any) -> dict[str, Any] | None:
         """The living process that makes the artefact now (pid, host, started, started_at); None if there is none."""
         return self._holder(_name(recipe))
+
+    def provide(self, recipe: Any, write: Callable[[Claim], None]) -> None:
+        """Publishes what `write` puts into the claim's folder, unless the artefact exists or another process makes it meanwhile."""
+        while not self.has(recipe):
+            claim = self.claim(recipe)
+            if claim is None:
+                self.wait(recipe)
+                continue
+            with claim:
+                write(claim)
+                self.publish(claim)
 
     def publish(self, claim: Claim) -> Path:
         """The artefact's folder, now complete and visible to all; an artefact published meanwhile by another is kept instead."""

@@ -84,7 +84,7 @@ def _failed(cell: Cell, folder: Path, endings: Path, error: train.TrainingFailed
 
 def _on_worker(told: dict[str, Any]) -> None:
     """What each worker does."""
-    from refstudy import make  # imports torch: only where something is made
+    from refstudy import policies  # imports torch: only where something is made
     from refstudy.training import workers
 
     rank, endings = train.get_context().get_world_rank(), told["endings"]
@@ -92,7 +92,7 @@ def _on_worker(told: dict[str, Any]) -> None:
     workers.take_device()
     try:
         if rank > 0:
-            return make.take_part(job.opened().store)
+            return policies.take_part(job.opened().store)
         record = told["first"](cell, job)
     except Exception as error:
         failure = records.failure(error)["error"]

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from refstudy import alarms, artefacts, make, plan, records, results, shelf
+from refstudy import alarms, artefacts, make, plan, policies, records, results, shelf
 from refstudy.alarms import Raised
 from refstudy.errors import RefstudyError
 from refstudy.evaluations import Evaluation
@@ -89,9 +89,9 @@ def _train_and_answer(cell: Cell, store: Store, clock: "_Clock", emit: Emit) -> 
         policy = None
         with clock("train"):
             if training is not None:
-                policy = make.train_policy(cell, store, training, emit)
+                policy = policies.train_policy(cell, store, training, emit)
             elif store.has(cell.dpo):
-                make.log_of_kept(cell, store)
+                policies.log_of_kept(cell, store)
         with clock("generate"):
             drawn = make.answers(cell.completions, store, policy, emit)
         with clock("divergence"):

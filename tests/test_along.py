@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from refstudy import alone, artefacts, data, grid, make, plan, recipes, records, results, shelf, table
+from refstudy import alone, artefacts, data, grid, make, plan, policies, recipes, records, results, shelf, table
 from refstudy.errors import DataError
 from refstudy.grid import Cell
 from refstudy.measures import cell as cell_measures
@@ -94,14 +94,14 @@ def test_alarm_that_stops_is_told_everywhere_and_the_cell_is_measured_all_the_sa
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[list[str]] = []
-    train = make.train_policy
+    train = policies.train_policy
 
     def trained(cell: Cell, *arguments: Any) -> shelf.Policy:
         policy = train(cell, *arguments)
         seen.extend(row["alarms"] for row in records.status_rows(bench.folder / "results" / "tiny") if row["status"] == "running")
         return policy
 
-    monkeypatch.setattr(make, "train_policy", trained)
+    monkeypatch.setattr(policies, "train_policy", trained)
     with serving() as server:
         monkeypatch.setenv(VARIABLE, server.url)
         record, cell, at = bench.run(ALONG, LONG, f"webhook={{variable: {VARIABLE}}}")
@@ -149,7 +149,7 @@ RUNS: dict[str, list[str]] = {"stopped": [ALONG, LONG], "last": []}
 
 def test_win_rate_falls_from_its_best_so_far(bench: Bench) -> None:
     """0.5, then 0.7, then 0.6: it fell by 0, 0 and 0.1; an evaluation without any verdict says nothing."""
-    examination = make.along.Examination([], [], shelf.Policy(None, None, "keep"), None, None)  # type: ignore[arg-type]
+    examination = policies.along.Examination([], [], shelf.Policy(None, None, "keep"), None, None)  # type: ignore[arg-type]
     falls = [examination._fall(rate) for rate in (0.5, 0.7, None, 0.6)]
     assert [each.get("win_rate_fall") for each in falls] == [0, 0, None, pytest.approx(0.1)]
 

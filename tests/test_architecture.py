@@ -12,7 +12,8 @@ LINES = 450
 VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "misc", "tools"}
 
 TORCH = (
-    *("models", "chat", "scoring", "generation", "divergence", "pretraining", "shelf", "make", "training", "judges.reward_model"),
+    *("models", "chat", "scoring", "generation", "divergence", "pretraining", "shelf"),
+    *("policies", "make", "training", "judges.reward_model"),
     "token_shifts",
     "shared_prompt",
     "caches",
@@ -115,6 +116,7 @@ LAYERS = (
     ),
     *(
         "scorer_checks",
+        "policies",
         "make",
         "validation",
         "verdict",

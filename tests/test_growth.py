@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from analysis import report
-from refstudy import grid, make, plan, reference_scores, results, trial
+from refstudy import grid, make, plan, policies, reference_scores, results, trial
 from refstudy.identity import fingerprint
 from refstudy.results import Results
 from tests import sweeps
@@ -54,7 +54,7 @@ def kinds(files: dict[str, Any]) -> Counter[str]:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Ids of what is made from here on, in order, trained policies among them."""
     told: list[str] = []
-    write, train = make._write, make._train
+    write, train = make._write, policies._train
 
     def writing(recipe: Any, *rest: Any) -> None:
         told.append(fingerprint(recipe))
@@ -65,7 +65,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return train(recipe, *rest)
 
     monkeypatch.setattr(make, "_write", writing)
-    monkeypatch.setattr(make, "_train", training)
+    monkeypatch.setattr(policies, "_train", training)
     return told
 
 

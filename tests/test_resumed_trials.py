@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import ray.cloudpickle
 
-from refstudy import alone, artefacts, copies, driver, grid, make, records, results
+from refstudy import alone, artefacts, copies, driver, grid, policies, records, results
 from refstudy.grid import Cell
 from refstudy.identity import kind
 from refstudy.records import Record
@@ -108,13 +108,13 @@ def test_trial_killed_after_its_training_trains_no_step_again(undisturbed, tmp_p
     _, (cell,), at = opened(tmp_path)
     killed(tmp_path, lambda: at.store.has(cell.log))
     assert not at.store.has(cell.completions), "it came further than it should"
-    taken, train = [], make.dpo.train
+    taken, train = [], policies.dpo.train
 
     def trained(*arguments: Any, **settings: Any) -> Any:
         taken.append(train(*arguments, **settings))
         return taken[-1]
 
-    monkeypatch.setattr(make.dpo, "train", trained)
+    monkeypatch.setattr(policies.dpo, "train", trained)
     record = run(tmp_path)
     assert [each.resumed_at for each in taken] == [[STEPS]]
     assert same(record) == same(undisturbed[0])
@@ -125,13 +125,13 @@ def child_at(url: str, folder: Path, environment: dict[str, str]) -> None:
     """The cell run on a machine of its own, a slow one: another cache, and results at an address."""
     warnings.simplefilter("ignore")
     os.environ.update(environment)
-    step = make.dpo.TableDPOTrainer.training_step
+    step = policies.dpo.TableDPOTrainer.training_step
 
     def slow(*arguments: Any, **named: Any) -> Any:
         time.sleep(0.3)
         return step(*arguments, **named)
 
-    make.dpo.TableDPOTrainer.training_step = slow
+    policies.dpo.TableDPOTrainer.training_step = slow
     sweep, cells, _ = opened(folder)
     with contextlib.redirect_stdout(io.StringIO()):
         alone.run_cell(cells[0], results.place(sweep, copies.results_folder(url), None), sweep, cells, False)

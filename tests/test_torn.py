@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from refstudy import alone, grid, make, records, results
+from refstudy import alone, grid, policies, records, results
 from refstudy.records import Record
 from tests import sweeps
 
@@ -97,7 +97,7 @@ def test_torn_file_above_the_policy_trains_nothing(
     folder, before = copied
     damage(folder / "results" / "store" / kind / before["recipes"][kind])
     trained: list[object] = []
-    monkeypatch.setattr(make.dpo, "train", lambda *given, **named: trained.append(given))
+    monkeypatch.setattr(policies.dpo, "train", lambda *given, **named: trained.append(given))
     same(before, run(folder))
     assert trained == []
 

@@ -22,6 +22,7 @@ from refstudy import (
     make,
     models,
     plan,
+    policies,
     recipes,
     records,
     results,
@@ -79,7 +80,7 @@ def test_trial_records_measures_and_recipes(bench: Bench) -> None:
 
 def test_trial_of_a_new_judge_only_judges(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _, _ = bench.run()
-    forbid(monkeypatch, (make.dpo, "train"), (make.generation, "generate"), (make.divergence, "kl_nats"))
+    forbid(monkeypatch, (policies.dpo, "train"), (make.generation, "generate"), (make.divergence, "kl_nats"))
     second, _, _ = bench.run("judge.max_length=100")
     assert second["status"] == "done", second["error"]
     assert second["cell_id"] != first["cell_id"]
@@ -137,7 +138,7 @@ def test_cells_that_share_a_policy_train_it_once_when_they_run_at_once(bench: Be
     at = results.place(sweep, bench.folder / "results" / "tiny", None)
     for recipe in plan.shared(cells, at.store):
         make.make(recipe, at.store)
-    train, trained = make.dpo.train, []
+    train, trained = policies.dpo.train, []
 
     def slow(*arguments: Any, **settings: Any) -> Any:
         trained.append(settings["beta"])
@@ -146,7 +147,7 @@ def test_cells_that_share_a_policy_train_it_once_when_they_run_at_once(bench: Be
             other.join(1.0)
         return train(*arguments, **settings)
 
-    monkeypatch.setattr(make.dpo, "train", slow)
+    monkeypatch.setattr(policies.dpo, "train", slow)
     other = threading.Thread(target=trial.run_trial, args=(cells[1], at.store, at.folder))
     trial.run_trial(cells[0], at.store, at.folder)
     other.join(60)
@@ -184,7 +185,7 @@ def test_lost_log_of_a_kept_policy_is_taken_from_beside_its_weights(bench: Bench
     log = artefacts.read_log(cell.log, at.store)
     (at.store.path(cell.log) / "training.json").write_text("{")
     records.record_path(at.folder, cell.id).unlink()
-    forbid(monkeypatch, (make.dpo, "train"))
+    forbid(monkeypatch, (policies.dpo, "train"))
     record, _, _ = bench.run("keep=full", "axes.beta=[0.75]")
     assert record["status"] == "done", record["error"]
     assert artefacts.read_log(cell.log, at.store) == log
@@ -274,7 +275,7 @@ def test_finished_cell_without_token_shifts_is_not_run_again_for_them(bench: Ben
     assert first["status"] == "done", first["error"]
     assert cell.token_shifts is None
     assert "token_shifts" not in first["recipes"]
-    forbid(monkeypatch, (trial, "run_trial"), (make.dpo, "train"))
+    forbid(monkeypatch, (trial, "run_trial"), (policies.dpo, "train"))
     second, asked, _ = bench.run("axes.beta=[0.45]")
     assert second == {"schema": 1, "error": None, **first}
     assert asked.id == cell.id

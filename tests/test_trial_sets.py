@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from refstudy import alone, artefacts, cost, explain, grid, make, plan, records, results
+from refstudy import alone, artefacts, cost, explain, grid, make, plan, policies, records, results
 from refstudy.errors import DataError
 from refstudy.grid import Cell
 from refstudy.identity import fingerprint
@@ -60,7 +60,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(module, name, counted)
 
-    for module, name in ((make.dpo, "train"), (make.generation, "generate"), (judging.reward_model, "judge")):
+    for module, name in ((policies.dpo, "train"), (make.generation, "generate"), (judging.reward_model, "judge")):
         counting(module, name)
     return calls
 

@@ -23,6 +23,8 @@ from refstudy.errors import StoreError, TrainingError
 from refstudy.far_states import FarStates
 from refstudy.measurement import Emit, Measurement
 from refstudy.provenance import versions
+from refstudy.recipes import Recipe
+from refstudy.store import Store
 from refstudy.training import sharding, workers
 from refstudy.training import state as states
 from refstudy.training.state import Kept, Saved
@@ -43,6 +45,11 @@ class Saving:
     """What, beside the folder's recipe, the numbers that are gathered along training follow from."""
     far: FarStates | None = None
     """Where other machines find the states, if this one dies."""
+
+
+def saving(recipe: Recipe, store: Store, every_s: float, terms: str = "") -> Saving:
+    """The training of a recipe saved where its store has room for that."""
+    return Saving(store.training(recipe), every_s, terms, store.far_training(recipe))
 
 
 class Part(Protocol):
