@@ -80,7 +80,7 @@ def test_trial_records_measures_and_recipes(bench: Bench) -> None:
 
 def test_trial_of_a_new_judge_only_judges(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _, _ = bench.run()
-    forbid(monkeypatch, (policies.dpo, "train"), (make.generation, "generate"), (make.divergence, "kl_nats"))
+    forbid(monkeypatch, (policies.dpo, "train"), (make.generation, "drawn"), (make.divergence, "kl_nats"))
     second, _, _ = bench.run("judge.max_length=100")
     assert second["status"] == "done", second["error"]
     assert second["cell_id"] != first["cell_id"]
@@ -205,7 +205,7 @@ def test_trial_again_that_does_not_come_to_its_end_leaves_the_finished_cell(
 ) -> None:
     first, cell, at = bench.run("axes.beta=[0.6]")
     before = {each: each.stat().st_mtime_ns for each in at.store.root.glob("*/*/manifest.json")}
-    monkeypatch.setattr(make.generation, "generate", end)
+    monkeypatch.setattr(make.generation, "drawn", end)
     if end is fail:
         assert bench.run("axes.beta=[0.6]", again=True)[0]["error"]["message"] == "a fault of ours"
     else:
@@ -225,12 +225,13 @@ def test_trial_again_with_other_answers_takes_what_rests_on_the_old_ones_away(
     make.make(scored, at.store)
     bench.run("axes.beta=[0.55]", again=True)
     assert all(at.store.has(each) for each in (scored, other.verdicts)), "the same answers: what rests on them stands"
-    generate = make.generation.generate
+    drawn = make.generation.drawn
 
     def otherwise(*arguments: Any, **settings: Any) -> Any:
-        return [replace(each, text=each.text + "!") for each in generate(*arguments, **settings)]
+        found = drawn(*arguments, **settings)
+        return replace(found, completions=[replace(each, text=each.text + "!") for each in found.completions])
 
-    monkeypatch.setattr(make.generation, "generate", otherwise)
+    monkeypatch.setattr(make.generation, "drawn", otherwise)
     record, _, _ = bench.run("axes.beta=[0.55]", again=True)
     assert record["status"] == "done", record["error"]
     assert "other answers than before: 2 artefacts made of the old ones are removed" in capsys.readouterr().out

@@ -60,7 +60,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(module, name, counted)
 
-    for module, name in ((policies.dpo, "train"), (make.generation, "generate"), (judging.reward_model, "judge")):
+    for module, name in ((policies.dpo, "train"), (make.generation, "drawn"), (judging.reward_model, "judge")):
         counting(module, name)
     return calls
 
