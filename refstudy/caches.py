@@ -5,7 +5,7 @@ here.
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -82,8 +82,10 @@ def read(model: PreTrainedModel, prompts: Sequence[Sequence[int]], cache: Dynami
         with shared_prompt.attending(model):
             out = model(**line.inputs(device), past_key_values=beside, use_cache=True, logits_to_keep=last)
         found.append(out.logits[0])
-        for own, read_here in zip(cast(list[RoomyLayer], cache.layers), beside.layers, strict=True):
-            own.take_in(read_here, [len(prompt) for prompt in part], first, len(prompts), width)
+        for own, read_here in zip(cache.layers, beside.layers, strict=True):
+            assert isinstance(own, RoomyLayer)
+            if read_here.is_initialized:  # a layer may look into another's keys
+                own.take_in(read_here, [len(prompt) for prompt in part], first, len(prompts), width)
     return torch.cat(found)
 
 

@@ -309,7 +309,7 @@ def _write_divergence(
         recipe.completions.sampling.system,
         emit,
         policy.system_role,
-        states=drawn.states if drawn else None,
+        states=None if drawn is None else drawn.states,
     )
     columns = {"prompt_id": kl.prompt_ids, "kl_nats": kl.kl_nats, "tokens": kl.tokens}
     pq.write_table(pa.table(columns), folder / DIVERGENCE)
