@@ -52,6 +52,17 @@ def test_micro_batches_of_a_policy_in_parts_sum_to_one_step(changes, tmp_path):
 
 
 @pytest.mark.long
+def test_bf16_rounds_a_policy_in_parts_as_it_rounds_copies(tmp_path):
+    """Two workers each way: autocast over fp32 weights, gradients summed in fp32. With one worker bf16 rounds other sums."""
+    changes = {"precision": "bf16"}
+    parts, copies = (by_workers(tmp_path / how, Case(changes=changes, shared_out=how), 2) for how in ("fsdp", "none"))
+    assert (parts.code, copies.code) == (0, 0)
+    for ours, theirs in zip(parts.numbers["history"], copies.numbers["history"], strict=True):
+        assert ours == pytest.approx(theirs, rel=5e-3, abs=5e-3)
+    assert max((parts.weights[name] - copies.weights[name]).abs().max().item() for name in copies.weights) < 1e-4
+
+
+@pytest.mark.long
 def test_policy_in_parts_that_is_killed_goes_on_from_its_saved_state(tmp_path):
     case = Case(shared_out="fsdp")
     assert by_workers(tmp_path, case, 2, kill_at=3).code != 0
