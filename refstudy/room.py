@@ -167,16 +167,25 @@ def _trial(cell: Cell, trials: int, store: Store) -> Iterator[_Load]:
     train, workers, shared_out = cell.dpo.train, cell.resources.workers, cell.resources.sharding != "none"
     lora, max_length = train.lora, _max_length(cell)
     adapter = None if lora is None else (memory.lora_parameters(sized, lora) if sized else 0)
-    both = 2 * memory.FP32_BYTES * count
-    most = None if sized is None else max(both, memory.training_bytes(sized, train, max_length, workers, shared_out))
+    whole = memory.FP32_BYTES * count
+    both, beside = 2 * whole, whole * _models_beside(cell)
+    most = None if sized is None else max(both, beside + memory.training_bytes(sized, train, max_length, workers, shared_out))
     yield _Load(
         f"a trial of policy {cell.policy}",
         cell.resources,
-        max(both, memory.held_bytes(count, adapter, workers, shared_out)),
+        max(both, beside + memory.held_bytes(count, adapter, workers, shared_out)),
         most,
         trials,
         "give it a larger device, lower train.micro_batch, or set train.checkpointing, train.lora or resources.trial.sharding",
     )
+
+
+def _models_beside(cell: Cell) -> int:
+    """Whole models on the first worker while it trains: the start, for evaluations along training, and the policy gathered for
+    these and for validation losses where it lies in parts."""
+    evaluates = (cell.dpo.along or cell.along) is not None
+    gathers = cell.resources.sharding != "none" and (evaluates or cell.dpo.checkpoint != "last")
+    return evaluates + gathers
 
 
 def _pass(recipe: Recipe, resources: spec.Resources, store: Store) -> Iterator[_Load]:

@@ -134,6 +134,22 @@ def test_policy_shared_out_over_two_workers_holds_half_of_what_one_does(tmp_path
     assert "at most 0.0615 GB" in fsdp  # 8 MB and the activations of one pair, 53,477,376
 
 
+def test_evaluations_along_training_count_the_start_and_a_gathered_policy_beside_it(tmp_path: Path) -> None:
+    """16 MB and the start's 4; in parts 8 MB, the start's 4 and 4 of the gathered policy; for validation losses 8 and 4."""
+    policy = big(tmp_path)
+    gpu = Node({"CPU": 4.0, "GPU": 2.0}, 10**12, 8_100_000)
+    along = "along={prompts: 2}"
+    rest = (policy, "train.micro_batch=1", *ASKING[1:])
+    parts = "resources.trial={gpus: 1, workers: 2, sharding: fsdp}"
+    for asked, least in (
+        (("resources.trial={gpus: 1}", along), "at least 0.02 GB"),
+        ((parts, along), "at least 0.016 GB"),
+        ((parts, "train.checkpoint=lowest_validation_loss"), "at least 0.012 GB"),
+    ):
+        (line,) = [each for each in warned(tmp_path, [gpu], *asked, *rest) if "trial of" in each]
+        assert least in line
+
+
 def test_trials_without_a_gpu_divide_the_machines_memory(tmp_path: Path) -> None:
     """Two cores run two cells at once, each with half of 30 MB; one cell alone has all of it."""
     policy = big(tmp_path)
