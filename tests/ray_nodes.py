@@ -37,6 +37,19 @@ class Node:
         except OSError:
             return False
 
+    def joined(self, within_s: float = 120) -> None:
+        """Waits until the last of the node's own processes is up: of two that join at once, one may time out."""
+        end = time.monotonic() + within_s
+        while not (is_up := any(b"RuntimeEnvAgent" in self._command(pid) for pid in self.pids())) and time.monotonic() < end:
+            time.sleep(0.5)
+        assert is_up, f"the node did not join within {within_s:g} s"
+
+    def _command(self, pid: int) -> bytes:
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return b""  # ended meanwhile
+
     def kill(self) -> None:
         """Ends the node as a power cut does: every process by SIGKILL, until none is left."""
         end = time.monotonic() + 30

@@ -48,7 +48,7 @@ def cluster(folder: Path, port: int) -> Iterator[tuple[Node, list[Node]]]:
         for each in NODES:
             own = ("--resources", json.dumps({"big": 1})) if each == NODES[-1] else ()
             nodes.append(stack.enter_context(ray_nodes.node(folder, told, *joins, "--node-ip-address", each, *own)))
-            time.sleep(8)  # of two that join at once, one may time out
+            nodes[-1].joined()
         yield head, nodes
 
 

@@ -41,11 +41,11 @@ def test_sweep_runs_on_nodes_that_share_nothing_but_an_address(tmp_path):
         joins = ("--address", f"{HEAD}:{port}", *limits, "--num-cpus", "1")
         with node(endpoint, tmp_path / "head", *first, *limits):
             assert ray_nodes.listens(HEAD, port)
-            with node(endpoint, tmp_path / "one", *joins, "--node-ip-address", "127.0.0.3"):
-                time.sleep(10)
+            with node(endpoint, tmp_path / "one", *joins, "--node-ip-address", "127.0.0.3") as one:
+                one.joined()
                 big = ("--node-ip-address", "127.0.0.4", "--resources", json.dumps({"big": 1}))
-                with node(endpoint, tmp_path / "two", *joins, *big):
-                    time.sleep(10)
+                with node(endpoint, tmp_path / "two", *joins, *big) as two:
+                    two.joined()
                     cache = tmp_path / "driver-cache"
                     told = object_server.settings(endpoint, cache) | ray_nodes.token(tmp_path)
                     command = [
@@ -104,28 +104,30 @@ def test_node_that_dies_in_mid_training_costs_an_interval_and_another_goes_on(tm
         with node(endpoint, tmp_path / "head", *first, *limits):
             assert ray_nodes.listens(HEAD, port)
             caches = [tmp_path / "one", tmp_path / "two"]
-            with (
-                node(endpoint, caches[0], *joins, "--node-ip-address", "127.0.0.3") as one,
-                node(endpoint, caches[1], *joins, "--node-ip-address", "127.0.0.4") as two,
-            ):
-                told = object_server.settings(endpoint, tmp_path / "driver-cache") | ray_nodes.token(tmp_path)
-                command = [
-                    *(sys.executable, "-m", "refstudy", "run", str(file), "--address", f"{HEAD}:{port}", "--results", url),
-                    *("--set", "axes.reference=[self]", "--set", "train.epochs=300", "--set", "train.save_every_minutes=0.03"),
-                    *("--set", "wandb.enabled=false"),
-                ]
-                run = subprocess.Popen(
-                    command, env=os.environ | told, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-                )
-                end = time.monotonic() + 300
-                while len(states_of("dpo", endpoint, url)) < 2 and run.poll() is None and time.monotonic() < end:
-                    time.sleep(0.1)
-                at = trained_on("dpo", caches)
-                assert at is not None, run.communicate()
-                (one if at == caches[0] else two).kill()
-                there = states_of("dpo", endpoint, url)
-                output, errors = run.communicate(timeout=400)
-                assert run.returncode == 0, output + errors
+            with node(endpoint, caches[0], *joins, "--node-ip-address", "127.0.0.3") as one:
+                one.joined()
+                with node(endpoint, caches[1], *joins, "--node-ip-address", "127.0.0.4") as two:
+                    two.joined()
+                    told = object_server.settings(endpoint, tmp_path / "driver-cache") | ray_nodes.token(tmp_path)
+                    command = [
+                        *(sys.executable, "-m", "refstudy", "run", str(file), "--address", f"{HEAD}:{port}", "--results", url),
+                        *("--set", "axes.reference=[self]", "--set", "train.epochs=300", "--set", "train.save_every_minutes=0.03"),
+                        *("--set", "wandb.enabled=false"),
+                    ]
+                    run = subprocess.Popen(
+                        command, env=os.environ | told, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                    )
+                    try:
+                        end = time.monotonic() + 300
+                        while len(states_of("dpo", endpoint, url)) < 2 and run.poll() is None and time.monotonic() < end:
+                            time.sleep(0.1)
+                        (one if trained_on("dpo", caches) == caches[0] else two).kill()
+                        there = states_of("dpo", endpoint, url)
+                        output, errors = run.communicate(timeout=300)
+                    finally:
+                        run.kill()
+                        run.communicate()
+                    assert run.returncode == 0, output + errors
         stored = keys(endpoint, url.split("/")[2])
         (log,) = [json.loads(body) for key, body in stored.items() if key.endswith("/training.json") and "/training_log-" in key]
         assert log["resumed_at"] == [max(there)]

@@ -69,7 +69,7 @@ def test_cell_of_two_sets_trains_once_and_records_both(bench: Bench, made: Count
     record, cell, at = bench.run(ALPACA, CHOSEN, "axes.beta=[0.9]")
     assert record["status"] == "done", record["error"]
     assert (made["train"], made["judge"]) == (1, 3)
-    assert made["generate"] == 4, "baseline and policy on the own prompts and on alpaca; held-out prompts are the own ones"
+    assert made["drawn"] == 4, "baseline and policy on the own prompts and on alpaca; held-out prompts are the own ones"
     assert records.read_record(records.record_path(at.folder, cell.id))["evaluations"] == record["evaluations"]
     alpaca, chosen = record["evaluations"]["alpaca"], record["evaluations"]["chosen"]
     (row,) = (each for each in records.status_rows(at.folder) if each["cell_id"] == cell.id)
@@ -113,7 +113,7 @@ def test_set_on_a_kept_policy_trains_nothing_and_keeps_the_times(bench: Bench, m
     assert explain.work(cells[0], at.store) == "generate, judge and record: its policy was kept"
     record, _, _ = bench.run("keep=full", "axes.beta=[0.7]", ALPACA)
     assert record["status"] == "done", record["error"]
-    assert made == {"generate": 1, "judge": 1}, "alpaca's baseline was answered for another beta before"
+    assert made == {"drawn": 1, "judge": 1}, "alpaca's baseline was answered for another beta before"
     assert record["measures"] == first["measures"]
     assert record["phases_s"]["train"] == first["phases_s"]["train"]
     assert record["duration_s"] > first["duration_s"]
@@ -133,7 +133,7 @@ def test_set_on_a_policy_that_was_not_kept_trains_it_again_and_plan_says_so(benc
     assert "train again, since its policy was not kept, to answer evaluation set alpaca" in explain.work(cells[0], at.store)
     record, _, _ = bench.run("axes.beta=[0.6]", ALPACA, CHOSEN)
     assert record["status"] == "done", record["error"]
-    assert (made["train"], made["generate"]) == (1, 1)
+    assert (made["train"], made["drawn"]) == (1, 1)
     assert record["measures"] == first["measures"]
     assert not results.pending(at, cells, again=True)
 
