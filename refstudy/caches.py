@@ -84,6 +84,7 @@ def read(model: PreTrainedModel, prompts: Sequence[Sequence[int]], cache: Dynami
         found.append(out.logits[0])
         for own, read_here in zip(cache.layers, beside.layers, strict=True):
             assert isinstance(own, RoomyLayer)
+            assert isinstance(read_here, DynamicLayer)
             if read_here.is_initialized:  # a layer may look into another's keys
                 own.take_in(read_here, [len(prompt) for prompt in part], first, len(prompts), width)
     return torch.cat(found)
