@@ -71,8 +71,8 @@ def drawn(
     ends = models.end_ids(model, tokenizer)
     opened = [chat.prompt_ids(tokenizer, _of_probes(prompt), sampling.system, system_role) for prompt in prompts]
     _check_room(model, prompts, opened, sampling)
-    pass_ = _Pass(model, sampling, ends, tokenizer.pad_token_id, _on_lines(model, opened))
-    kept = pass_.on_lines and _keeps_states(model, len(prompts) * sampling.max_new_tokens)
+    common = _Pass(model, sampling, ends, tokenizer.pad_token_id, _on_lines(model, opened))
+    kept = common.on_lines and _keeps_states(model, len(prompts) * sampling.max_new_tokens)
     given: list[list[Completion]] = [[] for _ in prompts]
     states: dict[int, torch.Tensor] = {}
     turns = [1 + len(prompt.turns) for prompt in prompts]
@@ -87,7 +87,7 @@ def drawn(
                 for row, each in zip(of, batch, strict=True)
             ]
             with _heard(model, kept) as heard:
-                _extend(pass_, answers, heard)
+                _extend(common, answers, heard)
             for row, answer in zip(of, answers, strict=True):
                 given[row].append(_completion(tokenizer, answer))
                 if answer.states:

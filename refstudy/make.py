@@ -164,10 +164,10 @@ def answers(recipe: recipes.Completions, store: Store, policy: Policy | None, em
 
     def write(claim: Claim) -> None:
         made.append(_drawn(recipe, store, policy or load_policy(own_model(recipe), store), emit))
-        texts.write_lines(claim.folder / COMPLETIONS, made[0].completions)
+        texts.write_lines(claim.folder / COMPLETIONS, made[-1].completions)
 
     store.provide(recipe, write)
-    return made[0] if made else None
+    return made[-1] if made else None
 
 
 def answers_to_sets(cell: Cell, store: Store, policy: Policy | None, emit: Emit) -> None:
