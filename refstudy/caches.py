@@ -39,6 +39,8 @@ class RoomyLayer(DynamicLayer):
     def take_in(self, line: Any, lengths: Sequence[int], first: int, rows: int, width: int) -> None:
         """Puts prompts of these lengths, which another cache's layer holds as one `line`, into the rows from `first` on of `rows`
         rows in all; each ends at the place `width`."""
+        if line.keys is None:
+            return  # a layer that looks into another's
         if not self.is_initialized:
             self.lazy_initialization(line.keys, line.values)
             self._buffers = [_room(each, rows, max(self._room, width)).zero_() for each in (line.keys, line.values)]
@@ -84,9 +86,7 @@ def read(model: PreTrainedModel, prompts: Sequence[Sequence[int]], cache: Dynami
         found.append(out.logits[0])
         for own, read_here in zip(cache.layers, beside.layers, strict=True):
             assert isinstance(own, RoomyLayer)
-            assert isinstance(read_here, DynamicLayer)
-            if read_here.is_initialized:  # a layer may look into another's keys
-                own.take_in(read_here, [len(prompt) for prompt in part], first, len(prompts), width)
+            own.take_in(read_here, [len(prompt) for prompt in part], first, len(prompts), width)
     return torch.cat(found)
 
 
