@@ -78,7 +78,8 @@ def assert_goes_on(started, endpoint: str, bucket: str, tmp_path) -> None:
     assert left == []
 
 
-@pytest.mark.parametrize("way", ["refuses", pytest.param("silent", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["refuses", "silent"])
 def test_sigint_while_the_server_is_gone_stops_within_seconds(sweep, endpoint, tmp_path, way):
     """A server that refuses connections, and one that takes requests and never answers."""
     (started, bucket), proxy = sweep, Proxy(endpoint)
