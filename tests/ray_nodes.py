@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from refstudy import session
 from tests.stub import ROOT
 
@@ -40,15 +42,17 @@ class Node:
     def joined(self, within_s: float = 120) -> None:
         """Waits until the last of the node's own processes is up: of two that join at once, one may time out."""
         end = time.monotonic() + within_s
-        while not (is_up := any(b"RuntimeEnvAgent" in self._command(pid) for pid in self.pids())) and time.monotonic() < end:
+        while not (is_up := any("RuntimeEnvAgent" in command for command in self._commands())) and time.monotonic() < end:
             time.sleep(0.5)
         assert is_up, f"the node did not join within {within_s:g} s"
 
-    def _command(self, pid: int) -> bytes:
-        try:
-            return Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            return b""  # ended meanwhile
+    def _commands(self) -> list[str]:
+        """The command lines of what it started; such as change their own lose the mark in their environment."""
+        found = []
+        for each in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(" ".join(each.cmdline()))
+        return found
 
     def kill(self) -> None:
         """Ends the node as a power cut does: every process by SIGKILL, until none is left."""
