@@ -125,7 +125,7 @@ def test_best_judged_trial_goes_on_with_the_policy_of_that_step(bench: Bench, mo
     """The evaluations are made to prefer step 2, where an alarm has stopped the same training: the KL to the start is that of the
     stopped policy, not of the last one."""
     rates = iter([0.9, 0.1, 0.2])
-    examination = make._examination
+    examination = policies._examination
 
     def preferring(*arguments: Any) -> Any:
         whole = examination(*arguments)
@@ -133,7 +133,7 @@ def test_best_judged_trial_goes_on_with_the_policy_of_that_step(bench: Bench, mo
         monkeypatch.setattr(type(whole), "__call__", lambda self, policy: {**see(self, policy), "win_rate": next(rates)})
         return whole
 
-    monkeypatch.setattr(make, "_examination", preferring)
+    monkeypatch.setattr(policies, "_examination", preferring)
     record, cell, at = bench.run(ALONG, "train.checkpoint=best_judged")
     assert record["status"] == "done", record["error"]
     assert record["measures"]["checkpoint_step"] == 2

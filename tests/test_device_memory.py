@@ -73,11 +73,12 @@ def test_trial_that_fails_in_the_middle_of_its_training_holds_nothing_afterwards
     assert held() <= before
 
 
-def test_collections_of_a_settled_worker_look_through_nothing_that_was_imported() -> None:
+def test_collections_of_a_warm_worker_look_through_nothing_that_was_imported() -> None:
+    work.warm_here.cache_clear()
     try:
-        work._settle()
+        work.warm_here()
         assert gc.get_freeze_count() > 10_000
         assert len(gc.get_objects()) < 1_000
     finally:
         gc.unfreeze()
-        work._settle.cache_clear()
+        work.warm_here.cache_clear()

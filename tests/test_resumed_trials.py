@@ -16,7 +16,6 @@ import ray.cloudpickle
 
 from refstudy import alone, artefacts, copies, driver, grid, policies, records, results
 from refstudy.grid import Cell
-from refstudy.identity import kind
 from refstudy.records import Record
 from refstudy.results import Results
 from refstudy.store import Store
@@ -46,9 +45,9 @@ def run(folder: Path, *assignments: str) -> Record:
 def child(folder: Path, assignments: tuple[str, ...], at_clearing: bool) -> None:
     warnings.simplefilter("ignore")
     if at_clearing:
-        clear = Store.clear_partial
-        Store.clear_partial = lambda store, recipe: (  # type: ignore[method-assign]
-            os.kill(os.getpid(), signal.SIGKILL) if kind(recipe) == "dpo" else clear(store, recipe)
+        clear = Store._clear_partial_here
+        Store._clear_partial_here = lambda store, name: (  # type: ignore[method-assign]
+            os.kill(os.getpid(), signal.SIGKILL) if name.startswith("dpo-") else clear(store, name)
         )
     with contextlib.redirect_stdout(io.StringIO()):
         run(folder, *assignments)
