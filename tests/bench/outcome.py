@@ -94,7 +94,7 @@ def part_figures(
             "training_floor_flops": figures.floor_flops(policy, [], texts, epochs, len(cells)),
             "spent_flops": spent,
             "peak_flops": peak,
-            "parameters": policy.whole,
+            "parameters": cost.parameters(cells[0].dpo.start, store),
         },
         "texts": {
             "pairs": texts.pairs,
@@ -125,9 +125,9 @@ def model_size(model: Any, store: Store) -> Size:
 
 
 def reference_sizes(cells: Sequence[Cell], store: Store) -> dict[int, Size]:
-    """Sizes of the distinct references by their parameters."""
-    found = [model_size(each, store) for each in {cell.reference: cell.dpo.table.scorer for cell in cells}.values()]
-    return {each.whole: each for each in found}
+    """Sizes of the distinct references by all their parameters, an embedding's too, as the counts of passes have it."""
+    scorers = {cell.reference: cell.dpo.table.scorer for cell in cells}.values()
+    return {cost.parameters(each, store) or 0: model_size(each, store) for each in scorers}
 
 
 # In words ---------------------------------------------------------------------------------------------------------------------
