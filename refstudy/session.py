@@ -36,7 +36,7 @@ WORKER_SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "2147483648",
     "MALLOC_TOP_PAD_": "134217728",
-    "MALLOC_ARENA_MAX": "1",  # each trial has a thread of its own, which would begin an arena of its own and give nothing of it back
+    "MALLOC_ARENA_MAX": "1",  # each trial has a thread of its own, whose own arena would give nothing back
 }
 FORWARDED = (
     *("WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_BASE_URL", "HF_HUB_OFFLINE", "HF_HOME"),
