@@ -222,10 +222,13 @@ class Depot:
         if end > (file.stat().st_size if file.exists() else 0):
             with ThreadPoolExecutor(THREADS) as pool:
                 found = list(pool.map(lambda each: self._objects.read(each.key), follow))
+            there = found[: found.index(None)] if None in found else found  # one was removed since the list was made
+            whole = b"".join(each.body for each in there if each is not None)
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
-            temporary.write_bytes(b"".join(each.body for each in found if each is not None))
+            temporary.write_bytes(whole)
             os.replace(temporary, file)
+            end = len(whole)
         self._sent[file] = end
 
     def _ask(self, name: str) -> None:

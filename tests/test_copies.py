@@ -16,18 +16,10 @@ from tests.object_server import Proxy, keys
 from tests.test_depot import object_client
 
 
-@pytest.fixture(scope="module")
-def endpoint():
-    with object_server.serving() as address:
-        yield address
-
-
 @pytest.fixture
-def url(endpoint, tmp_path, monkeypatch):
-    """The address of a sweep's results; this process is a machine with a cache of its own."""
-    for name, value in object_server.settings(endpoint, tmp_path / "here").items():
-        monkeypatch.setenv(name, value)
-    return f"s3://{object_server.bucket(endpoint)}/results/tiny"
+def url(bucket_url):
+    """The address of a sweep's results in a new bucket."""
+    return f"{bucket_url}/results/tiny"
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from refstudy import copies, depot, processes
 from refstudy.errors import StoreError
 from refstudy.identity import fingerprint
+from refstudy.objects import Objects
 from refstudy.recipes import MiniaturePrompts
 from refstudy.store import Store
 from tests import object_server
@@ -26,18 +27,10 @@ def recipe(seed: int = 0) -> MiniaturePrompts:
 NAME = f"miniature_prompts-{fingerprint(recipe())}"
 
 
-@pytest.fixture(scope="module")
-def endpoint():
-    with object_server.serving() as address:
-        yield address
-
-
 @pytest.fixture
-def url(endpoint, tmp_path, monkeypatch):
-    """A new bucket's address; this process is a machine with a cache of its own."""
-    for name, value in object_server.settings(endpoint, tmp_path / "here").items():
-        monkeypatch.setenv(name, value)
-    return f"s3://{object_server.bucket(endpoint)}/a/store"
+def url(bucket_url):
+    """The address of a store in a new bucket."""
+    return f"{bucket_url}/a/store"
 
 
 def make(at: Store, what: MiniaturePrompts, text: str = "hello") -> None:
@@ -268,6 +261,21 @@ def test_pieces_of_a_half_made_artefact_count_as_far_as_they_follow_on_each_othe
     assert (there.partial(recipe()).with_name(f"{NAME}.x.jsonl")).read_text() == "one\ntwo\nthree\n"
     make(here, recipe())
     assert pieces(url, endpoint) == {}
+
+
+def test_piece_that_is_removed_while_others_are_fetched_ends_the_file(elsewhere, endpoint, url, monkeypatch):
+    _, there = elsewhere
+    for at, body in {0: b"one\n", 4: b"two\n", 8: b"three\n"}.items():
+        key = f"a/store/partial/{NAME}.x.jsonl.{at:015d}"
+        object_server.client(endpoint).put_object(Bucket=url.split("/")[2], Key=key, Body=body)
+    read = Objects.read
+    monkeypatch.setattr(Objects, "read", lambda objects, key: None if key.endswith(f"{4:015d}") else read(objects, key))
+    file = there.partial(recipe()).with_name(f"{NAME}.x.jsonl")
+    assert file.read_text() == "one\n"
+    with open(file, "a") as more:
+        more.write("another\n")
+    there.keep_partial(recipe())
+    assert pieces(url, endpoint)[4] == b"another\n"
 
 
 def test_plan_of_a_thousand_artefacts_reads_one_list(url, endpoint, monkeypatch):

@@ -30,18 +30,10 @@ RECIPE = MiniaturePrompts(world=0, part="evaluation", count=3, seed=0)
 """Stands for a model that is trained."""
 
 
-@pytest.fixture(scope="module")
-def endpoint():
-    with object_server.serving() as address:
-        yield address
-
-
 @pytest.fixture
-def url(endpoint, tmp_path, monkeypatch):
-    """A new bucket's address; this process is a machine with a cache of its own."""
-    for name, value in object_server.settings(endpoint, tmp_path / "here").items():
-        monkeypatch.setenv(name, value)
-    return f"s3://{object_server.bucket(endpoint)}/a/store"
+def url(bucket_url):
+    """The address of a store in a new bucket."""
+    return f"{bucket_url}/a/store"
 
 
 @contextmanager
