@@ -11,7 +11,8 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from refstudy import models, shared_prompt
+from refstudy import line_attention, models
+from refstudy.line import lay
 
 LINE_TOKENS = 4096
 """Tokens of prompts that are read at once at most."""
@@ -78,10 +79,10 @@ def read(model: PreTrainedModel, prompts: Sequence[Sequence[int]], cache: Dynami
     device, width = models.input_device(model), max(map(len, prompts))
     found = []
     for first, part in _parts(prompts):
-        line = shared_prompt.lay([[prompt] for prompt in part], [0] * len(part))
+        line = lay([[prompt] for prompt in part], [0] * len(part))
         beside = DynamicCache(config=model.config)
         last = torch.stack([row[-1] for row in line.rows]).to(device)
-        with shared_prompt.attending(model):
+        with line_attention.attending(model):
             out = model(**line.inputs(device), past_key_values=beside, use_cache=True, logits_to_keep=last)
         found.append(out.logits[0])
         for own, read_here in zip(cache.layers, beside.layers, strict=True):

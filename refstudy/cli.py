@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refstudy import copies, grid, outcomes, records, results
+from refstudy import copies, grid, outcomes, processes, records, results
 from refstudy.errors import RefstudyError, SpecError
 from refstudy.grid import Cell, Sweep
 from refstudy.options import AsJson, Folder, ResultsFolder, Settings, StoreFolder, SweepFile
@@ -100,7 +100,8 @@ def run(
     Exit code: 0 if all cells are done, 1 if some failed, 3 if a limit, `refstudy stop` or the loss of the
     cluster ended it, 130 after SIGINT or SIGTERM.
     """
-    from refstudy import driver
+    with processes.importing():
+        from refstudy import driver
 
     read, at, cells = _read(sweep, set_, results_, store)
     code = driver.run_sweep(read, at, cells, address=address, retry_failed=retry_failed)
@@ -298,8 +299,9 @@ def _read(sweep: Path, assignments: list[str] | None, folder: Path | None, store
 
 
 def _write_report(at: Results, cells: list[Cell], with_paper: bool = False) -> Path:
-    from analysis import report
-    from refstudy import reference_compatibility, reference_scores
+    with processes.importing():
+        from analysis import report
+        from refstudy import reference_compatibility, reference_scores
 
     reference_scores.write(at, cells)
     reference_compatibility.write(at, cells)

@@ -5,13 +5,15 @@ Invariant: a process is called dead only where that is certain; heartbeats decid
 
 import contextlib
 import functools
+import gc
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -23,6 +25,21 @@ MISSED_BEATS = 3
 """So many beats without a sign, and the process counts as dead."""
 
 Life = Literal["alive", "dead", "unknown"]
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """No garbage is looked for among what is imported while the context lasts, nor ever after: a quarter of the time that heavy
+    libraries take to import, and 0.3 s of each later collection."""
+    was_enabled, known = gc.isenabled(), len(sys.modules)
+    gc.disable()
+    try:
+        yield
+        if len(sys.modules) > known:
+            gc.freeze()
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def this_process() -> dict[str, Any]:

@@ -1,47 +1,31 @@
 """A prompt computed once for the answers to it, in rows without padding: the same log-probs from fewer tokens.
 
-Rows that begin alike are laid into one line, `beginning, rest of the first row, rest of the second`, each token at the position
-that it has in its row and seeing its own row alone; nothing is padded. Invariant: what comes out is what the rows one by one would
-give, up to rounding. A model of which that cannot be said is told apart by `obstacle`, which compares log-probs.
+Answers to one prompt are laid into lines behind it (`line`). Invariant: what comes out is what the rows one by one would give, up
+to rounding. A model of which that cannot be said is told apart by `obstacle`, which compares log-probs.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
-from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel
 
-from refstudy import models
+from refstudy import line_attention, models
 from refstudy.chat import Turn
 from refstudy.errors import ModelError
+from refstudy.line import lay
 
 LEAST_TOKENS = 128
-"""Tokens of a prompt and its answers, on average, from which on texts are laid into lines: a rule of the texts alone, so that a
-recipe is computed in the same way on every machine. Shorter texts gain less, and keep the rounding that they always had."""
+"""Tokens of a prompt and its answers, on average, from which on texts are scored on lines, and prompts read on them for answers: a
+rule of the texts alone, so that a recipe is computed in the same way on every machine. Training, which gains more, always is."""
 TOLERANCE_NATS = {torch.float32: 1e-4}
 """Largest mean difference of a token's log-prob that is rounding; of shorter formats COARSE_NATS."""
 COARSE_NATS = 0.05
 OTHER_TOKENS = 16
-BLOCK = 256
-"""Queries that meet their keys at once where attention is computed in blocks."""
-NAME = "refstudy_lines"
-"""Our attention among transformers' own; without a line it is `sdpa`."""
-IGNORED = frozenset({"position_ids", "use_cache", "is_causal", "output_attentions", "output_hidden_states"})
-"""What a model may tell its attention without changing it. Windows, caps, sinks and biases are not computed here."""
 
 log = logging.getLogger(__name__)
-
-
-# What is worth it, and where it holds -----------------------------------------------------------------------------------------
 
 
 def couples(turns: Sequence[Turn]) -> list[tuple[int, ...]]:
@@ -73,7 +57,7 @@ def families(turns: Sequence[Turn], most_tokens: int) -> list[tuple[int, ...]]:
 
 
 def pays(turns: Sequence[Turn], together: Sequence[Sequence[int]]) -> bool:
-    """Whether these families are long enough for lines; a rule of the texts, not of the machine."""
+    """Whether these families are long enough for lines outside training."""
     return sum(line_tokens(turns, rows) for rows in together) >= LEAST_TOKENS * max(1, len(together))
 
 
@@ -121,7 +105,7 @@ def _tell(words: str) -> None:
 def _declared(model: PreTrainedModel, training: bool) -> str:
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if config._attn_implementation not in ("sdpa", NAME):
+    if config._attn_implementation not in ("sdpa", line_attention.NAME):
         return f"its attention is computed by {config._attn_implementation!r}, not by sdpa"
     if kinds != {"full_attention"}:
         return f"it has layers of {', '.join(sorted(kinds - {'full_attention'}))}"
@@ -153,65 +137,6 @@ def _logps(model: PreTrainedModel, turn: Turn) -> torch.Tensor:
     return logits.float().log_softmax(-1).gather(1, ids[0, len(turn.prompt_ids) :, None])[:, 0]
 
 
-# Lines ------------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Family:
-    """Rows that begin alike: how many tokens they share, and how many each has after them."""
-
-    shared: int
-    rests: tuple[int, ...]
-
-    @property
-    def cuts(self) -> tuple[int, ...]:
-        """Tokens of its parts of the line: the first row whole, then the others' rests."""
-        return self.shared + self.rests[0], *self.rests[1:]
-
-
-@dataclass(frozen=True)
-class Line:
-    """Rows of several families, one after another, N tokens in all."""
-
-    families: tuple[Family, ...]
-    ids: torch.Tensor
-    """(N,)"""
-    positions: torch.Tensor
-    """(N,) the place of each token in its row."""
-    rows: tuple[torch.Tensor, ...]
-    """Of each row, family by family, the places of its tokens in the line."""
-
-    def inputs(self, device: torch.device) -> dict[str, Any]:
-        """What a model is called with. The mask is a token one: it keeps transformers from making one, and nobody reads it."""
-        return {
-            "input_ids": self.ids[None].to(device),
-            "position_ids": self.positions[None].to(device),
-            "attention_mask": torch.ones(1, 1, 1, 1, device=device),
-            "line": self,
-        }
-
-
-def lay(families: Sequence[Sequence[Sequence[int]]], shared: Sequence[int]) -> Line:
-    """The line of rows of token ids, family by family; the rows of each begin with as many tokens in common as `shared` says."""
-    found, ids, positions, rows = [], [], [], []
-    here = 0
-    for family, common in zip(families, shared, strict=True):
-        found.append(Family(common, tuple(len(row) - common for row in family)))
-        first = here
-        for number, row in enumerate(family):
-            begin = common if number else 0
-            ids.append(np.asarray(row[begin:], dtype=np.int64))
-            positions.append(np.arange(begin, len(row)))
-            rows.append(np.concatenate([np.arange(first, first + begin), np.arange(here, here + len(row) - begin)]))
-            here += len(row) - begin
-    return Line(
-        tuple(found),
-        torch.from_numpy(np.concatenate(ids)),
-        torch.from_numpy(np.concatenate(positions)),
-        tuple(map(torch.from_numpy, rows)),
-    )
-
-
 def answer_logits(model: PreTrainedModel, families: Sequence[Sequence[Turn]]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """(logits (sum of counts, V) at the answers' places alone, the tokens that stand there, answer tokens of each turn), family by
     family; the turns of each have one prompt, which is read once."""
@@ -223,103 +148,6 @@ def answer_logits(model: PreTrainedModel, families: Sequence[Sequence[Turn]]) ->
     device = models.input_device(model)
     before = torch.cat([row[len(turn.prompt_ids) - 1 : -1] for row, turn in zip(line.rows, turns, strict=True)]).to(device)
     targets = torch.tensor([token for turn in turns for token in turn.answer_ids], device=device)
-    with attending(model):
+    with line_attention.attending(model):
         logits = model(**line.inputs(device), use_cache=False, logits_to_keep=before).logits[0].to(device)
     return logits, targets, [len(turn.answer_ids) for turn in turns]
-
-
-# Attention --------------------------------------------------------------------------------------------------------------------
-
-
-def attend(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    line: Line | None = None,
-    **others: Any,
-) -> tuple[torch.Tensor, None]:
-    """(1, N, heads, D): attention within the rows of a line, each family for itself; transformers' own SDPA where there is no line.
-
-    `query` (1, heads, N, D); `key` and `value` may have fewer heads. The first row of a family is causal; a further one's rest sees
-    the shared tokens and itself.
-    """
-    if line is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others)
-    _refuse_unknown(others)
-    if query.shape[1] > key.shape[1]:
-        key, value = (each.repeat_interleave(query.shape[1] // key.shape[1], 1) for each in (key, value))
-    cuts = [tokens for family in line.families for tokens in family.cuts]
-    parts = zip(*(each.split(cuts, 2) for each in (query, key, value)), strict=True)
-    causal = _in_blocks if _is_bf16_on_cpu(query) and not dropout else _by_sdpa
-    out = []
-    for family in line.families:
-        q, k, v = next(parts)
-        out.append(causal(q, k, v, dropout, scaling))
-        begin_k, begin_v = k[:, :, : family.shared], v[:, :, : family.shared]
-        for rest in family.rests[1:]:
-            q, k, v = next(parts)
-            if rest:
-                out.append(causal(q, torch.cat([begin_k, k], 2), torch.cat([begin_v, v], 2), dropout, scaling))
-    return torch.cat(out, 2).transpose(1, 2).contiguous(), None
-
-
-def _is_bf16_on_cpu(query: torch.Tensor) -> bool:
-    """Whether products of matrices are computed in bf16 here, whatever the queries come in."""
-    if query.device.type != "cpu":
-        return False
-    return (torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype) == torch.bfloat16
-
-
-def _by_sdpa(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float, scaling: float | None) -> torch.Tensor:
-    """(1, heads, N, D): attention of the last N of S tokens, each to those up to itself; `key` and `value` (1, heads, S, D)."""
-    alike = query.shape[2] == key.shape[2]
-    mask = None if alike else _sees(query.shape[2], key.shape[2], query)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=alike, scale=scaling)
-
-
-def _in_blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: float, scaling: float | None) -> torch.Tensor:
-    """`_by_sdpa` by products of matrices, BLOCK queries at a time, so that few keys are multiplied that nobody sees: in bf16 three
-    times as fast on a CPU as torch's own kernel, which computes there as if it were in fp32."""
-    before, out = key.shape[2] - query.shape[2], []
-    query, key, value = (each.to(torch.bfloat16) for each in (query, key, value))
-    query = query * (query.shape[3] ** -0.5 if scaling is None else scaling)
-    for first in range(0, query.shape[2], BLOCK):
-        part = query[:, :, first : first + BLOCK]
-        seen = before + first + part.shape[2]
-        scores = torch.matmul(part, key[:, :, :seen].transpose(2, 3)).add_(_sees(part.shape[2], seen, query))
-        out.append(torch.matmul(scores.softmax(-1), value[:, :, :seen]))
-    return torch.cat(out, 2)
-
-
-def _sees(tokens: int, seen: int, like: torch.Tensor) -> torch.Tensor:
-    """The additive mask (tokens, seen) under which the last `tokens` of `seen` tokens see those up to themselves."""
-    return torch.full((tokens, seen), float("-inf"), dtype=like.dtype, device=like.device).triu(seen - tokens + 1)
-
-
-def _refuse_unknown(others: dict[str, Any]) -> None:
-    unknown = sorted(name for name, value in others.items() if value is not None and name not in IGNORED)
-    if unknown:
-        raise ModelError(f"its attention takes {', '.join(unknown)}")
-
-
-AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, sdpa_mask)
-
-
-@contextmanager
-def attending(model: PreTrainedModel, by: str = NAME) -> Iterator[None]:
-    """The model takes lines while the context lasts, and plain rows as before; `by` sdpa undoes that within."""
-    every = {id(each.config): each.config for each in model.modules() if isinstance(each, PreTrainedModel)}
-    configs = [config for config in every.values() if config._attn_implementation in ("sdpa", NAME)]
-    own = [config._attn_implementation for config in configs]
-    try:
-        for config in configs:
-            config._attn_implementation = by
-        yield
-    finally:
-        for config, name in zip(configs, own, strict=True):
-            config._attn_implementation = name

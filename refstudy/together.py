@@ -11,7 +11,6 @@ from typing import Any
 
 import ray
 from ray import train
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from refstudy import copies, records, results, spec
 from refstudy.errors import SpecError
@@ -26,6 +25,8 @@ TIMEOUT_S = 24 * 3600
 
 def run(cell: Cell, job: Job, first: Callable[[Cell, Job], Record]) -> Record:
     """The record of the cell, which the first worker writes by `first`; raises where a worker died."""
+    from ray.train.torch import TorchConfig, TorchTrainer  # imports torch, for which the driver would wait a second
+
     at, progress = job.opened(), copies.here(job.progress)
     endings = progress / f"workers-{cell.id}"
     endings.mkdir(exist_ok=True)

@@ -4,12 +4,11 @@ Invariant: small, and free of torch and Ray; what a function needs for making is
 """
 
 import functools
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from refstudy import copies, spec
+from refstudy import copies, processes, spec
 from refstudy.grid import Cell
 from refstudy.measurement import Emit
 from refstudy.recipes import Recipe
@@ -21,10 +20,8 @@ from refstudy.store import Store
 @functools.cache
 def warm_here() -> None:
     """Imports what making needs, once; on a worker, while nothing is there yet to be made on it."""
-    from refstudy import make, trial  # noqa: F401  # imports torch and trl: seconds
-
-    gc.collect()
-    gc.freeze()  # what was imported stays: a trial asks for two full collections, and need not wait 0.3 s in each for these objects
+    with processes.importing():
+        from refstudy import make, trial  # noqa: F401  # imports torch and trl: seconds
 
 
 def make_here(wanted: Sequence[Recipe], store: Store, emit: Emit, save_every_s: float = 0.0) -> None:

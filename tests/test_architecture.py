@@ -15,6 +15,8 @@ TORCH = (
     *("models", "chat", "scoring", "generation", "divergence", "pretraining", "shelf"),
     *("policies", "make", "training", "judges.reward_model"),
     "token_shifts",
+    "line",
+    "line_attention",
     "shared_prompt",
     "caches",
     "along",
@@ -70,6 +72,8 @@ LAYERS = (
     *(
         "passes",
         "partial_scores",
+        "line",
+        "line_attention",
         "shared_prompt",
         "caches",
         "scoring",

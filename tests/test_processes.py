@@ -1,4 +1,6 @@
 import errno
+import gc
+import importlib
 import os
 import signal
 import subprocess
@@ -110,3 +112,21 @@ def test_first_signal_interrupts_and_further_ones_do_not(number):
     assert went_on
     assert interrupts.by == signal.Signals(number).name
     assert signal.getsignal(number) is before
+
+
+def test_no_garbage_is_looked_for_while_importing_nor_among_what_was_imported(tmp_path, monkeypatch):
+    (tmp_path / "imported_here.py").write_text("KEPT = [[] for _ in range(1000)]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    gc.unfreeze()
+    try:
+        with processes.importing():
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() == 0, "nothing was imported"
+        with processes.importing():
+            importlib.import_module("imported_here")
+        assert gc.isenabled()
+        assert gc.get_freeze_count() >= 1000
+    finally:
+        gc.unfreeze()
+        sys.modules.pop("imported_here", None)

@@ -22,13 +22,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
-from refstudy import chat, scoring, shared_prompt
+from refstudy import chat, line_attention, scoring
 from refstudy.errors import TrainingError
 from refstudy.measurement import Emit, Measurement
 from refstudy.recipes import Training
 from refstudy.tables import PairTable, join
 from refstudy.token_pairs import TokenPair
-from refstudy.training import batches, lines, saves, settings, sharding, workers
+from refstudy.training import batches, head, lines, saves, settings, sharding, workers
 from refstudy.training.looks import Look, Looking, Looks, Recall, no_memory
 from refstudy.training.progress import Progress, check_finite, not_finite
 from refstudy.training.saves import Saving
@@ -146,7 +146,7 @@ def train(
         }
         ready = time.perf_counter()
         in_step = [workers.InStep(trainer, trainer.gather)] if workers.count() > 1 else []
-        with settings.answers_alone(), trainer.on_lines(pairs, training):
+        with settings.answers_alone(), head.whole(), trainer.on_lines(pairs, training):
             ran = saves.run(trainer, saving, emit, "train", parts, callbacks=in_step)
     trained = trainer.trained_model()
     check_finite(trained, ran.steps, progress.settings)
@@ -336,7 +336,7 @@ class TableDPOTrainer(DPOTrainer):
                 yield policy, self.accelerator.unwrap_model(self.model)
             return
         workers.call(workers.GATHER)
-        with self._outline.filled(cast(torch.nn.Module, self.model)) as model, shared_prompt.attending(_inner(model), "sdpa"):
+        with self._outline.filled(cast(torch.nn.Module, self.model)) as model, line_attention.attending(_inner(model), "sdpa"):
             yield _inner(model).eval(), model
 
     @contextmanager
@@ -348,7 +348,7 @@ class TableDPOTrainer(DPOTrainer):
         patched = [(part, part.__dict__.pop("forward", None)) for part in dict.fromkeys((model, inner, inner.base_model))]
         self._hook.remove()
         try:
-            with shared_prompt.attending(inner, "sdpa"):
+            with line_attention.attending(inner, "sdpa"):
                 yield inner.eval()
         finally:
             for module, mode in modes:

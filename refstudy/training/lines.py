@@ -13,20 +13,21 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from refstudy import shared_prompt
+from refstudy import line_attention, shared_prompt
 from refstudy.chat import Turn
+from refstudy.line import lay
 from refstudy.recipes import Training
 from refstudy.token_pairs import TokenPair
 
 
 def fit(model: PreTrainedModel, pairs: Sequence[TokenPair], training: Training) -> bool:
-    """Whether these pairs are trained on lines: where that saves enough, and changes nothing but rounding.
+    """Whether these pairs are trained on lines: where it changes nothing but rounding.
 
     Dropout of a LoRA draws for each token; a prompt that is computed once would be given one draw instead of two.
     """
     turns = [Turn(pair.prompt_ids, ids) for pair in pairs for ids in (pair.chosen_ids, pair.rejected_ids)]
     together = [(row, row + 1) for row in range(0, len(turns), 2)]
-    if (training.lora and training.lora.dropout) or not shared_prompt.pays(turns, together):
+    if training.lora and training.lora.dropout:
         return False
     return not shared_prompt.obstacle(model, turns, together, training=True)
 
@@ -40,15 +41,17 @@ def laid(model: PreTrainedModel) -> Iterator[None]:
     def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor, **others: Any) -> Any:
         rows = [row[:length] for row, length in zip(input_ids.tolist(), attention_mask.sum(1).tolist(), strict=True)]
         pairs = list(zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True))
-        line = shared_prompt.lay(pairs, [_common(*pair) for pair in pairs])
+        line = lay(pairs, [_common(*pair) for pair in pairs])
         out = plain(**line.inputs(input_ids.device), **others)
-        places = torch.nn.utils.rnn.pad_sequence([*line.rows[::2], *line.rows[1::2]], batch_first=True)
+        places = torch.zeros(input_ids.shape, dtype=torch.long)  # a worker's share of a batch may be wider than its longest row
+        for row, found in zip(places, [*line.rows[::2], *line.rows[1::2]], strict=True):
+            row[: len(found)] = found
         out.last_hidden_state = F.embedding(places.to(out.last_hidden_state.device), out.last_hidden_state[0])
         return out
 
     body.forward = forward
     try:
-        with shared_prompt.attending(model):
+        with line_attention.attending(model):
             yield
     finally:
         body.__dict__.pop("forward", None)

@@ -133,17 +133,22 @@ def test_prompts_are_met_once_and_padding_never(policy, words, pairs, table, met
     assert 0.97 * sum(once) < sum(tokens for _, tokens in steps) <= sum(once)
 
 
-def test_short_pairs_are_trained_on_plain_rows(policy, words, met):
-    short = token_pairs.tokenise(tiny.pairs(8), words, max_length=48)
-    run(policy, words, short, scoring.score_pairs(policy, words, short).table)
-    assert met[-1][0] == 16
+def test_short_pairs_end_where_plain_rows_end(policy, words, monkeypatch, met):
+    short = token_pairs.tokenise(tiny.pairs(PAIRS), words, max_length=48)
+    table = scoring.score_pairs(policy, words, short).table
+    plain = run_plain(monkeypatch, policy, words, short, table, epochs=3)
+    assert met[-1][0] == 8, "the last step has four pairs"
+    ours = run(policy, words, short, table, epochs=3)
+    assert met[-1][0] == 1
+    assert [each["loss"] for each in ours.history] == pytest.approx([each["loss"] for each in plain.history], abs=1e-5)
+    assert largest_difference(*(dict(each.model.named_parameters()) for each in (ours, plain))) < 1e-4
 
 
-def test_micro_batches_of_plain_rows_are_sorted_by_length_within_their_step(policy, words, met):
+def test_micro_batches_of_plain_rows_are_sorted_by_length_within_their_step(policy, words, monkeypatch, met):
     short = token_pairs.tokenise(tiny.pairs(16), words, max_length=48)
     table = scoring.score_pairs(policy, words, short).table
     met.clear()
-    run(policy, words, short, table, micro_batch=2)
+    run_plain(monkeypatch, policy, words, short, table, micro_batch=2)
     widths = [width for rows, width in met if rows == 4]
     assert widths[:4] == sorted(widths[:4], reverse=True)
     assert widths[4:] == sorted(widths[4:], reverse=True)
