@@ -17,6 +17,9 @@ from refstudy.errors import ModelError
 from refstudy.measurement import Emit, Measurement, silent
 from refstudy.texts import Completion, Prompt, in_place
 
+VALUES = 2**19
+"""Logits of each model that are reckoned with at once, in float64: 4 MiB, which stay in a processor's cache."""
+
 
 @dataclass(frozen=True)
 class AnswerKl:
@@ -95,5 +98,6 @@ def _sums(
     else:
         policy_logits = policy.get_output_embeddings()(states)
     reference_logits = reference_logits.to(policy_logits.device)
-    kl = token_kl_nats(policy_logits[:, :vocabulary], reference_logits[:, :vocabulary]).cpu()
+    both = (logits[:, :vocabulary].split(max(1, VALUES // vocabulary)) for logits in (policy_logits, reference_logits))
+    kl = torch.cat([token_kl_nats(*few) for few in zip(*both, strict=True)]).cpu()
     return [float(row.sum()) for row in kl.split(counts)]

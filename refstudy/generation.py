@@ -67,12 +67,12 @@ def drawn(
     system_role: SystemRole = "keep",
     batch_tokens: int = BATCH_TOKENS,
 ) -> Drawn:
-    """`generate`, with the states of the answers where prompts are long enough to be read on lines, and states are few enough."""
+    """`generate`, with the states of the answers where these are few enough."""
     ends = models.end_ids(model, tokenizer)
     opened = [chat.prompt_ids(tokenizer, _of_probes(prompt), sampling.system, system_role) for prompt in prompts]
     _check_room(model, prompts, opened, sampling)
     common = _Pass(model, sampling, ends, tokenizer.pad_token_id, _on_lines(model, opened))
-    kept = common.on_lines and _keeps_states(model, len(prompts) * sampling.max_new_tokens)
+    kept = _keeps_states(model, len(prompts) * sampling.max_new_tokens)
     given: list[list[Completion]] = [[] for _ in prompts]
     states: dict[int, torch.Tensor] = {}
     turns = [1 + len(prompt.turns) for prompt in prompts]

@@ -63,10 +63,10 @@ def _side_by_side(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float, scaling: float | None, beside: Beside
 ) -> torch.Tensor:
     """(1, N, heads, D): attention of short families all at once."""
-    heads = query.shape[1:4:2]
     places, kept, sees = (each.to(query.device) for each in (beside.places, beside.kept, beside.sees))
     q, k, v = (
-        F.embedding(places, each[0].transpose(0, 1).flatten(1)).unflatten(2, heads).transpose(1, 2) for each in (query, key, value)
+        F.embedding(places, each[0].transpose(0, 1).flatten(1)).unflatten(2, each.shape[1:4:2]).transpose(1, 2)
+        for each in (query, key, value)
     )
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=sees, dropout_p=dropout, scale=scaling)
     return out.transpose(1, 2).flatten(0, 1).index_select(0, kept)[None]

@@ -48,8 +48,11 @@ wandb: {enabled: false}
 
 
 def warm(root):
-    """Stands for importing: the worker's process in a log of its own."""
+    """Stands for importing, which takes longer than a worker needs to start: the worker's process in a log of its own."""
     note(root, str(os.getpid()), "warmed")
+    end = time.monotonic() + 20
+    while len((root / "warmed").read_text().splitlines()) < behaviour(root).get("warm_until", 0) and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def make(wanted, store, emit):

@@ -49,7 +49,7 @@ def test_wider_grid_makes_only_what_is_missing_and_a_finished_one_nothing(tmp_pa
 @pytest.mark.usefixtures("cluster")
 def test_workers_warm_up_together_and_those_of_the_first_artefacts_make_the_last(tmp_path):
     """Of two cores: a worker each, which later score the references; the trials have workers of their own."""
-    _, at, _ = run(tmp_path)
+    _, at, _ = run(tmp_path, warm_until=2)
     warmed, makers = set(noted(at, "warmed")), [line.split() for line in noted(at, "makers")]
     assert len(warmed) == 2
     passes = [worker for worker, *kinds in makers if "verdicts" in kinds]

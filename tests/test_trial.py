@@ -88,9 +88,10 @@ def test_trial_of_a_new_judge_only_judges(bench: Bench, monkeypatch: pytest.Monk
 
 
 def test_finished_cell_is_not_run_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, _, _ = bench.run()
+    first, cell, at = bench.run()
     forbid(monkeypatch, (trial, "run_trial"))
-    assert bench.run()[0] == first
+    written = records.read_record(records.record_path(at.folder, cell.id))
+    assert bench.run()[0] == written == {"schema": 1, "error": None, **first}
 
 
 def test_failing_training_becomes_a_failed_record_with_traceback(bench: Bench) -> None:

@@ -184,18 +184,19 @@ def _lookings(
         raise TrainingError("best_judged needs evaluations along training; add an `along` block to the sweep")
 
 
-def rows(pairs: list[TokenPair], table: PairTable) -> Dataset:
+def rows(pairs: list[TokenPair], table: PairTable) -> list[dict[str, Any]]:
     """The trainer's rows: token ids of each pair with the reference's log-probs of that pair."""
-    chosen, rejected = join(table, pairs)
-    return Dataset.from_dict(
+    chosen, rejected = (each.tolist() for each in join(table, pairs))
+    return [
         {
-            "prompt_ids": [pair.prompt_ids for pair in pairs],
-            "chosen_ids": [pair.chosen_ids for pair in pairs],
-            "rejected_ids": [pair.rejected_ids for pair in pairs],
-            "ref_chosen_logps": chosen,
-            "ref_rejected_logps": rejected,
+            "prompt_ids": pair.prompt_ids,
+            "chosen_ids": pair.chosen_ids,
+            "rejected_ids": pair.rejected_ids,
+            "ref_chosen_logps": chosen[row],
+            "ref_rejected_logps": rejected[row],
         }
-    )
+        for row, pair in enumerate(pairs)
+    ]
 
 
 def metrics(
@@ -252,10 +253,11 @@ class TableDPOTrainer(DPOTrainer):
     loss_is_scaled_for_ga = True
     """The loss of a micro batch is weighted by its share of the step's pairs, so that a ragged last step counts each pair once."""
 
-    def __init__(self, *, train_dataset: Dataset, **kwargs: Any) -> None:
+    def __init__(self, *, train_dataset: list[dict[str, Any]], **kwargs: Any) -> None:
         # TRL names its cache of reference log-probs by a hash of all weights: 6.5 s for each 1e9 parameters, and no cache here.
         with settings.replaced(trl.trainer.dpo_trainer, "hash_module", lambda module: "the table"):
-            super().__init__(train_dataset=train_dataset, **kwargs)
+            super().__init__(train_dataset=Dataset.from_list(train_dataset[:1]), **kwargs)
+        self.train_dataset = cast(Any, train_dataset)  # lists, not columns of Arrow that each step would read
         if self.ref_model is not None or not self.precompute_ref_logps:
             raise AssertionError("a live reference stands beside the table; TRL's hooks have changed: pin the tested version")
         self.visits = Visits(len(train_dataset))
@@ -284,7 +286,7 @@ class TableDPOTrainer(DPOTrainer):
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset
 
-    def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:
+    def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
         return dataset
 
     def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], Any]:

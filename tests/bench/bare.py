@@ -8,6 +8,7 @@ Invariant: the loops' last loss equals the trial's. A loop that computes somethi
 """
 
 import argparse
+import gc
 import json
 import math
 import statistics
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
-from refstudy import artefacts, generation, grid, make, plan, recipes, results, shelf, tables, token_pairs, trial, work
+from refstudy import artefacts, generation, grid, make, plan, recipes, results, shelf, tables, token_pairs, trial
 from refstudy.grid import Cell
 from refstudy.judges import judging
 from refstudy.measurement import silent
@@ -46,7 +47,7 @@ def main() -> None:
     cells = grid.cells(sweep)[: given.cells + (not given.cold)]
     results.begin(at, sweep, cells)
     make.make_all(plan.shared(cells, at.store), at.store)
-    work.warm_here()
+    gc.freeze()  # as a worker does that has imported all
     if not given.cold:
         timed_trial(cells[0], at)
     rounds = [one_round(cell, at) for cell in cells[-given.cells :]]
