@@ -17,8 +17,8 @@ from refstudy.errors import ModelError
 from refstudy.measurement import Emit, Measurement, silent
 from refstudy.texts import Completion, Prompt, in_place
 
-VALUES = 2**19
-"""Logits of each model that are reckoned with at once, in float64: 4 MiB, which stay in a processor's cache."""
+VALUES, VALUES_OF_A_GPU = 2**19, 2**26
+"""Logits of each model that are reckoned with at once in float64: 4 MiB, which stay in a processor's cache, and half a GiB."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ def _sums(
     else:
         policy_logits = policy.get_output_embeddings()(states)
     reference_logits = reference_logits.to(policy_logits.device)
-    both = (logits[:, :vocabulary].split(max(1, VALUES // vocabulary)) for logits in (policy_logits, reference_logits))
+    values = VALUES if policy_logits.device.type == "cpu" else VALUES_OF_A_GPU
+    both = (logits[:, :vocabulary].split(max(1, values // vocabulary)) for logits in (policy_logits, reference_logits))
     kl = torch.cat([token_kl_nats(*few) for few in zip(*both, strict=True)]).cpu()
     return [float(row.sum()) for row in kl.split(counts)]

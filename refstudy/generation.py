@@ -55,7 +55,7 @@ def generate(
     Temperature 0 takes the likeliest token. Otherwise the next token is where the running sum of the probabilities, by token id,
     passes the prompt's next uniform number. Log-probs are under temperature 1 and full support, whatever was drawn with.
     """
-    return drawn(model, tokenizer, prompts, sampling, emit, system_role, batch_tokens).completions
+    return drawn(model, tokenizer, prompts, sampling, emit, system_role, batch_tokens, keep_states=False).completions
 
 
 def drawn(
@@ -66,13 +66,17 @@ def drawn(
     emit: Emit = silent,
     system_role: SystemRole = "keep",
     batch_tokens: int = BATCH_TOKENS,
+    keep_states: bool = True,
 ) -> Drawn:
-    """`generate`, with the states of the answers where these are few enough."""
+    """`generate`, with the states of the answers where prompts are long enough to be read on lines, and states are few enough.
+
+    Where prompts are short it saves little, and a KL from states is not to the last digit the one from another pass.
+    """
     ends = models.end_ids(model, tokenizer)
     opened = [chat.prompt_ids(tokenizer, _of_probes(prompt), sampling.system, system_role) for prompt in prompts]
     _check_room(model, prompts, opened, sampling)
     common = _Pass(model, sampling, ends, tokenizer.pad_token_id, _on_lines(model, opened))
-    kept = _keeps_states(model, len(prompts) * sampling.max_new_tokens)
+    kept = keep_states and common.on_lines and _keeps_states(model, len(prompts) * sampling.max_new_tokens)
     given: list[list[Completion]] = [[] for _ in prompts]
     states: dict[int, torch.Tensor] = {}
     turns = [1 + len(prompt.turns) for prompt in prompts]
@@ -144,9 +148,11 @@ class _Heard:
     def states(self, logits: torch.Tensor) -> list[torch.Tensor | None]:
         """What the head was given for each row of `logits` (B, V), (1, hidden) each; None where that does not make them."""
         given, self._given = self._given, []
+        if not given:
+            return [None] * len(logits)
         if self._holds is None:
             made = torch.cat([self._head(each).flatten(0, 1) for each in given])
-            self._holds, self._given = torch.equal(made, logits), []
+            self._holds, self._given = torch.equal(made.to(logits.device), logits), []
         rows = torch.cat([each.flatten(0, 1) for each in given])
         return list(rows.split(1)) if self._holds and len(rows) == len(logits) else [None] * len(logits)
 

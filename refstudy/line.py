@@ -32,7 +32,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Beside:
-    """F families as rows side by side, padded to the W tokens of the longest; on the device where attention is computed."""
+    """F families as rows side by side, padded to the W tokens of the longest."""
 
     places: torch.Tensor
     """(F, W) the place in the line of each token; of padding, any."""

@@ -141,7 +141,7 @@ def _write(recipe: Recipe, store: Store, folder: Path, emit: Emit, shelf: Shelf,
         case recipes.Completions(source=recipes.ChatServer()):
             texts.write_lines(folder / COMPLETIONS, _served_answers(recipe, store, emit))
         case recipes.Completions():
-            drawn = _drawn(recipe, store, shelf.take(own_model(recipe)), emit)
+            drawn = _drawn(recipe, store, shelf.take(own_model(recipe)), emit, keep_states=False)
             texts.write_lines(folder / COMPLETIONS, drawn.completions)
         case recipes.Answers():
             given = read_prompts(recipe.prompts, store)
@@ -157,13 +157,13 @@ def _write(recipe: Recipe, store: Store, folder: Path, emit: Emit, shelf: Shelf,
 # What a trial makes with the policy in its hands ------------------------------------------------------------------------------
 
 
-def answers(recipe: recipes.Completions, store: Store, policy: Policy | None, emit: Emit) -> Drawn | None:
+def answers(recipe: recipes.Completions, store: Store, policy: Policy | None, emit: Emit, keep_states: bool = True) -> Drawn | None:
     """Publishes the policy's answers, unless the store has them; `policy` None: its weights are in the store. Returns them as
     they were drawn, None if another process or an earlier one made them."""
     made: list[Drawn] = []
 
     def write(claim: Claim) -> None:
-        made.append(_drawn(recipe, store, policy or load_policy(own_model(recipe), store), emit))
+        made.append(_drawn(recipe, store, policy or load_policy(own_model(recipe), store), emit, keep_states))
         texts.write_lines(claim.folder / COMPLETIONS, made[-1].completions)
 
     store.provide(recipe, write)
@@ -175,7 +175,7 @@ def answers_to_sets(cell: Cell, store: Store, policy: Policy | None, emit: Emit)
     for each in cell.answers:
         if not store.has(each):
             policy = policy or load_policy(cell.dpo, store)
-            answers(each, store, policy, emit)
+            answers(each, store, policy, emit, keep_states=False)
 
 
 def divergence_of(recipe: recipes.Divergence, store: Store, policy: Policy | None, emit: Emit, drawn: Drawn | None = None) -> None:
@@ -267,9 +267,9 @@ def _write_token_pairs(recipe: recipes.TokenPairs, store: Store, folder: Path) -
     token_pairs.write(folder, rows, dropped)
 
 
-def _drawn(recipe: recipes.Completions, store: Store, policy: Policy, emit: Emit) -> Drawn:
-    prompts = read_prompts(recipe.prompts, store)
-    return generation.drawn(policy.model, policy.tokenizer, prompts, recipe.sampling, emit, policy.system_role)
+def _drawn(recipe: recipes.Completions, store: Store, policy: Policy, emit: Emit, keep_states: bool) -> Drawn:
+    prompts, system_role = read_prompts(recipe.prompts, store), policy.system_role
+    return generation.drawn(policy.model, policy.tokenizer, prompts, recipe.sampling, emit, system_role, keep_states=keep_states)
 
 
 def _served_answers(recipe: recipes.Completions, store: Store, emit: Emit) -> list[Completion]:

@@ -55,7 +55,7 @@ def training_bytes(shape: Shape, train: Training, max_length: int, workers: int 
 
     `held_bytes` and the activations of one micro batch of pairs, both answers each with its prompt: s = 2 * pairs * max_length
     tokens; L layers keep 34 s h bytes each in 16 bit, twice that in fp32; with checkpointing 2 s h each and one layer whole. The
-    logits are never built whole (TRL's fused head) and not counted.
+    logits are not counted: TRL's fused head never builds many of them whole, and of few (`training.head`) all takes 35 MB at most.
     """
     adapter = None if train.lora is None else lora_parameters(shape, train.lora)
     tokens = 2 * (train.micro_batch or math.ceil(train.batch_size / workers)) * max_length

@@ -72,9 +72,9 @@ _OBSTACLES: WeakKeyDictionary[torch.nn.Module, dict[bool, str]] = WeakKeyDiction
 def obstacle(model: PreTrainedModel, turns: Sequence[Turn], together: Sequence[Sequence[int]], training: bool = False) -> str:
     """Why the model must read prompts with each answer, in words; "" if it need not. Found once for a model, and told once.
 
-    A family is computed both ways, in the mode that the model is in, and the log-probs compared: the shortest that is long enough
-    for lines, since what tells models apart shows in few tokens too, or is said by the model. `training`: also what no log-prob
-    shows before the first step.
+    A family is computed both ways, in the mode that the model is in, and the log-probs compared: the shortest of LEAST_TOKENS or
+    more, since what tells models apart shows in few tokens too, or is said by the model; of shorter ones the longest. `training`:
+    also what no log-prob shows before the first step.
     """
     known = _OBSTACLES.setdefault(model, {})
     if training not in known:

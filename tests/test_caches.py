@@ -78,22 +78,29 @@ def test_no_padding_is_computed_where_prompts_are_read(words, prompts, monkeypat
 
 
 @pytest.mark.parametrize("kind", ["mistral", "bloom"])
-def test_model_that_takes_no_lines_answers_as_before(kind, words, prompts, plain):
+def test_model_that_takes_no_lines_reads_padded_prompts(kind, words, prompts):
     model = built(kind, words)
     assert not generation._on_lines(model, [chat.prompt_ids(words, each.messages) for each in prompts])
-    assert generation.generate(model, words, prompts, SAMPLING) == plain(generation.generate, model, words, prompts, SAMPLING)
 
 
-@pytest.mark.parametrize("kind", ["llama", "mistral"])
-@pytest.mark.parametrize("length", ["long", "short"])
-def test_head_makes_of_the_states_the_logits_of_the_answers(kind, length, words, prompts):
-    model, asked = ending(built(kind, words), words), prompts if length == "long" else tiny.prompts(12)
-    drawn = generation.drawn(model, words, asked, SAMPLING)
+def test_short_prompts_are_read_as_before_and_keep_no_states(words):
+    assert generation.drawn(tiny.llama(words), words, tiny.prompts(4), SAMPLING).states is None
+
+
+def test_states_are_not_kept_for_nobody(words, prompts):
+    model = tiny.llama(words)
+    assert generation.drawn(model, words, prompts, SAMPLING).states is not None
+    assert generation.drawn(model, words, prompts, SAMPLING, keep_states=False).states is None
+
+
+def test_head_makes_of_the_states_the_logits_of_the_answers(words, prompts):
+    model = ending(tiny.llama(words), words)
+    drawn = generation.drawn(model, words, prompts, SAMPLING)
     assert len({len(each.token_ids) for each in drawn.completions}) > 1
-    for prompt, answer, states in zip(asked, drawn.completions, drawn.states, strict=True):
-        ids = chat.prompt_ids(words, prompt.messages)
+    for prompt, answer, states in zip(prompts, drawn.completions, drawn.states, strict=True):
+        asked = chat.prompt_ids(words, prompt.messages)
         with torch.no_grad():
-            logits = model(torch.tensor([ids + answer.token_ids])).logits[0, len(ids) - 1 : -1]
+            logits = model(torch.tensor([asked + answer.token_ids])).logits[0, len(asked) - 1 : -1]
             assert (model.lm_head(states) - logits).abs().max() < EXACT_NATS
 
 

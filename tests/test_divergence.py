@@ -45,6 +45,17 @@ def test_kl_of_each_answer_sums_its_tokens_as_one_by_one(words, samples):
     assert together.kl_nats.min() > 0
 
 
+def test_kl_does_not_depend_on_how_many_logits_are_reckoned_with_at_once(words, samples, monkeypatch):
+    policy, prompts, completions = samples
+    reference = tiny.llama(words, seed=1)
+    whole, called, own = divergence.kl_nats(policy, reference, words, prompts, completions), [], divergence.token_kl_nats
+    monkeypatch.setattr(divergence, "VALUES", 3 * len(words))
+    monkeypatch.setattr(divergence, "token_kl_nats", lambda *few: called.append(len(few[0])) or own(*few))
+    assert divergence.kl_nats(policy, reference, words, prompts, completions).kl_nats.tolist() == whole.kl_nats.tolist()
+    assert max(called) == 3
+    assert sum(called) == sum(len(each.token_ids) for each in completions)
+
+
 def test_mean_log_ratio_of_many_samples_comes_near_the_kl(words):
     """E[log p - log q] over the policy's samples is the KL; the full-vocabulary sum has the same mean with less noise."""
     policy, reference, prompts = tiny.llama(words), tiny.llama(words, seed=1), tiny.prompts(200)

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from refstudy import chat, divergence, line, line_attention, scoring, shared_prompt
-from refstudy.line import lay
+from refstudy import chat, divergence, line_attention, scoring, shared_prompt
 from refstudy.texts import Completion, Prompt
 from tests import tiny
 
 SHARING = ["llama", "qwen2", "gpt_neox", "gpt2", "olmo2", "phi3"]
+
+
 EXACT_NATS = 1e-5
 
 
@@ -162,25 +163,6 @@ def test_couples_are_two_turns_of_one_prompt():
     assert shared_prompt.couples([chat.Turn(ids, [9]) for ids in prompts]) == [(0, 2), (1, 5), (3,), (4,)]
 
 
-def test_line_of_two_families_matches_hand_layout():
-    """Rows 1 2 3 and 1 2 4 5 share two tokens, 6 7 stands alone: 1 2 3 | 4 5 | 6 7 at positions 0 1 2 | 2 3 | 0 1."""
-    line = lay([[[1, 2, 3], [1, 2, 4, 5]], [[6, 7]]], [2, 1])
-    assert line.ids.tolist() == [1, 2, 3, 4, 5, 6, 7]
-    assert line.positions.tolist() == [0, 1, 2, 2, 3, 0, 1]
-    assert [row.tolist() for row in line.rows] == [[0, 1, 2], [0, 1, 3, 4], [5, 6]]
-    assert [family.cuts for family in line.families] == [(3, 2), (2,)]
-
-
-def test_answers_that_are_equal_share_all_their_tokens(words):
-    """Two rows of which nothing is left after what they share: the second has no place of its own."""
-    model, row = tiny.llama(words), list(range(5, 30))
-    line = lay([[row, row]], [len(row)])
-    with torch.no_grad(), line_attention.attending(model):
-        logits = model(**line.inputs(torch.device("cpu")), use_cache=False).logits[0]
-    assert len(logits) == len(row)
-    assert torch.allclose(logits[line.rows[1]], model(torch.tensor([row])).logits[0], atol=EXACT_NATS)
-
-
 def test_batches_of_families_keep_the_budgets():
     turns = [chat.Turn([number] * 5, [2] * 5) for number in (1, 1, 2, 2, 3, 3)]
     together = shared_prompt.couples(turns)
@@ -207,55 +189,6 @@ def test_answers_beyond_two_see_the_prompt_and_themselves(words):
         assert np.abs(ours.numpy() - alone).max() < EXACT_NATS
 
 
-@pytest.mark.parametrize(("rest", "shared"), [(600, 0), (40, 300), (300, 10)])
-def test_attention_in_blocks_is_that_of_torch_up_to_bf16(rest, shared):
-    """Also its gradients; blocks of 256 queries."""
-    torch.manual_seed(0)
-    given = [torch.randn(1, 2, count, 16, dtype=torch.bfloat16) for count in (rest, shared + rest, shared + rest)]
-    found = []
-    for attend in (line_attention._in_blocks, line_attention._by_sdpa):
-        q, k, v = (each.clone().requires_grad_() for each in given)
-        out = attend(q, k, v, 0.0, None)
-        out.float().square().sum().backward()
-        found.append([out, q.grad, k.grad, v.grad])
-    for ours, torchs in zip(*found, strict=True):
-        assert (ours - torchs).abs().max() < 0.03 * torchs.abs().max()
-
-
-def test_attention_is_in_blocks_in_bf16_alone(monkeypatch, words):
-    model, turns = tiny.llama(words), turns_of(2)
-    families = [[turns[0], turns[2]], [turns[1], turns[3]]]
-    called = []
-    own = line_attention._in_blocks
-    monkeypatch.setattr(line_attention, "_in_blocks", lambda *given: called.append(1) or own(*given))
-    whole, _, _ = shared_prompt.answer_logits(model, families)
-    assert not called
-    with torch.autocast("cpu", torch.bfloat16):
-        rounded, _, _ = shared_prompt.answer_logits(model, families)
-    assert len(called) == 2 * 4
-    assert (rounded.float() - whole).abs().mean() < shared_prompt.COARSE_NATS
-
-
-def test_short_families_side_by_side_match_hand_layout():
-    """Rows 1 2 3 and 1 2 4 5 share two tokens, 6 7 stands alone: five places for the first family, two for the other."""
-    found = line.beside([line.Family(2, (1, 2)), line.Family(0, (2,))], torch.device("cpu"))
-    assert found.places.tolist() == [[0, 1, 2, 3, 4], [5, 6, 0, 0, 0]]
-    assert found.kept.tolist() == [0, 1, 2, 3, 4, 5, 6]
-    assert found.sees[0, 0].int().tolist() == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [1, 1, 0, 1, 1]]
-    assert found.sees[1, 0, :2].int().tolist() == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0]]
-    assert found.sees.any(3).all(), "padding sees something, or its softmax would be no number"
-
-
-def test_long_families_and_much_padding_are_not_put_side_by_side():
-    def short(*tokens):
-        return line.beside([line.Family(0, (each,)) for each in tokens], torch.device("cpu"))
-
-    assert short(line.SHORT) is not None
-    assert short(line.SHORT + 1) is None
-    assert short(30, 10, 5) is not None, "90 places for 45 tokens"
-    assert short(30, 10, 4) is None
-
-
 @pytest.mark.parametrize("kind", SHARING)
 @pytest.mark.parametrize("answers", [1, 2, 3])
 def test_log_probs_of_short_families_equal_those_of_rows_alone(kind, answers, words):
@@ -269,22 +202,3 @@ def test_log_probs_of_short_families_equal_those_of_rows_alone(kind, answers, wo
     found = logits.double().log_softmax(-1).gather(1, targets[:, None])[:, 0].detach().split(counts)
     for ours, alone in zip(found, one_by_one(model, [turn for family in families for turn in family]), strict=True):
         assert np.abs(ours.numpy() - alone).max() < EXACT_NATS
-
-
-@pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
-def test_attention_side_by_side_is_that_of_each_family(heads, monkeypatch):
-    """Also its gradients."""
-    torch.manual_seed(0)
-    laid = lay([[list(range(length)), list(range(length // 2)) + [99] * 7] for length in (8, 20, 14)], [4, 10, 7])
-    given = [torch.randn(1, count, len(laid.ids), 16) for count in (heads[0], heads[1], heads[1])]
-    found = []
-    for longest in (line.SHORT, 0):
-        monkeypatch.setattr(line, "SHORT", longest)
-        layout = laid.inputs(torch.device("cpu"))["line"]
-        assert (layout.beside is None) is (longest == 0)
-        q, k, v = (each.clone().requires_grad_() for each in given)
-        out, _ = line_attention.attend(torch.nn.Module(), q, k, v, None, line=layout)
-        out.square().sum().backward()
-        found.append([out, q.grad, k.grad, v.grad])
-    for beside, apart in zip(*found, strict=True):
-        assert torch.allclose(beside, apart, atol=1e-5)

@@ -1,8 +1,8 @@
 """Every kind of artefact as a frozen value: the recipe says what a result is, and its id names the result everywhere.
 
 Invariant: only what changes the result stands in a recipe; paths, devices and names for people are marked `execution_only`, with
-the reason. RESULT_VERSION of a kind rises when its code gives other results; a field that a kind gains later is marked
-`added_later`, so that results which its default describes keep their names.
+the reason. RESULT_VERSION of a kind rises when its code gives other results than by rounding; a field that a kind gains later is
+marked `added_later`, so that results which its default describes keep their names.
 """
 
 from collections.abc import Iterable, Iterator

@@ -326,7 +326,7 @@ class TableDPOTrainer(DPOTrainer):
     def on_lines(self, pairs: list[TokenPair], training: Training) -> AbstractContextManager[None]:
         """While the context lasts the policy computes each pair's prompt once, if that fits the pairs and the policy."""
         with self._patches_off() as policy:
-            self._padded = not lines.fit(policy.train(), pairs, training)
+            self._padded = not workers.from_first(lines.fit(policy.train(), pairs, training))
         return nullcontext() if self._padded else lines.laid(policy)
 
     @contextmanager

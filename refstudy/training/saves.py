@@ -31,6 +31,9 @@ from refstudy.training.state import Kept, Saved
 
 VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate")
 """A state is gone on from under the same versions of these alone."""
+ARITHMETIC = "prompts once"
+"""How this code computes a step. It changes with the rounding of steps, so that a training that is gone on with ends bit for bit as
+one that was not cut off."""
 WEIGHTS, OPTIMIZER, LOOP, RANDOMNESS = "weights", "optimizer", "loop", "randomness"
 
 
@@ -116,7 +119,7 @@ class _Saves(TrainerCallback):
         self.resumed_at: list[int] = []
         named = ", ".join(f"{name} {versions().get(name)}" for name in VERSIONS)
         logs = f"logs every {trainer.args.logging_steps}; {workers.count()} workers"
-        self._terms = f"{saving.terms}; {', '.join(sorted(parts))}; {logs}; {named}"
+        self._terms = f"{saving.terms}; {', '.join(sorted(parts))}; {logs}; {named}; {ARITHMETIC}"
         self._found: Saved | None = None
         self._saved: list[Saved] = []
         self.before_s = 0.0

@@ -4,13 +4,11 @@ Invariant: a run depends on data, settings and seed alone. Order, dropout and ne
 saved or sent anywhere by the trainer itself.
 """
 
-import functools
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import accelerate.utils.imports
 import huggingface_hub.constants
 import trl.trainer.utils
 from peft import LoraConfig
@@ -21,8 +19,6 @@ from refstudy.recipes import Lora, Training
 
 # TRL reports each trainer's start to the hub; a sweep of hundreds of cells on machines without network should not try.
 huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
-# accelerate asks three times a step whether a package is there that nobody here has: half a millisecond of a search each time.
-accelerate.utils.imports._is_package_available = functools.cache(accelerate.utils.imports._is_package_available)
 
 
 def arguments(train: Training, seed: int, folder: str, log_every: int, rows: int, workers: int = 1) -> dict[str, Any]:

@@ -41,13 +41,14 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=2, help="how many cells are run both ways")
     parser.add_argument("--cold", action="store_true", help="without a trial before them to get warm: of long cells")
     given = parser.parse_args()
+    gc.collect()
+    gc.freeze()  # as on a worker: no collection looks through what was imported
     runtime_gb = memory_gb("VmRSS")
     sweep = grid.read(given.sweep, [])
     at = results.place(sweep, given.store.parent / "one_more_beta", given.store)
     cells = grid.cells(sweep)[: given.cells + (not given.cold)]
     results.begin(at, sweep, cells)
     make.make_all(plan.shared(cells, at.store), at.store)
-    gc.freeze()  # as a worker does that has imported all
     if not given.cold:
         timed_trial(cells[0], at)
     rounds = [one_round(cell, at) for cell in cells[-given.cells :]]

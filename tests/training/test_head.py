@@ -38,6 +38,16 @@ def test_log_probs_metrics_and_gradients_are_those_of_trls_head():
     assert 0 < sum(ours[4].tolist()) < len(ours[4])
 
 
+def test_in_bf16_it_is_as_near_to_fp32_as_trls_head():
+    inputs = given()
+    exact, _ = found(Tiled, *inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        (ours, our_gradients), (theirs, their_gradients) = found(head._Head, *inputs), found(Tiled, *inputs)
+    assert (ours[0] - exact[0]).abs().mean() < 1.5 * (theirs[0] - exact[0]).abs().mean()
+    for mine, trls in zip(our_gradients, their_gradients, strict=True):
+        assert (mine - trls).abs().max() < 0.03 * trls.abs().max()
+
+
 def test_only_what_is_asked_for_is_computed():
     ours, _ = found(head._Head, *given(), outputs=())
     assert ours[1:] == (None, None, None, None)

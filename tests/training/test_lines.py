@@ -10,7 +10,7 @@ import torch
 from refstudy import scoring, token_pairs
 from refstudy.measurement import silent
 from refstudy.recipes import Lora
-from refstudy.training import dpo, lines, settings
+from refstudy.training import dpo, head, lines, settings
 from tests import tiny
 from tests.training.test_dpo import gradients, largest_difference, live_trainer, table_trainer
 
@@ -86,7 +86,7 @@ def test_loss_and_gradients_equal_those_of_an_unmodified_trainer(policy, referen
     live = live_trainer(policy, reference, words, pairs, beta, tmp_path)
     ours = table_trainer(policy, words, pairs, table, beta, tmp_path)
     live_loss, live_gradients = gradients(live)
-    with settings.answers_alone(), ours.on_lines(pairs, tiny.training()):
+    with settings.answers_alone(), head.whole(), ours.on_lines(pairs, tiny.training()):
         assert "forward" in vars(ours.model.base_model)
         our_loss, our_gradients = gradients(ours, num_items_in_batch=8)
     assert "forward" not in vars(ours.model.base_model)
@@ -115,7 +115,7 @@ def test_gradients_and_losses_of_other_architectures_equal_those_on_plain_rows(k
     a bias of all keys."""
     policy = tiny.other_architecture(kind, words)
     plain, laid = (table_trainer(policy, words, pairs, table, 0.5, tmp_path) for _ in range(2))
-    with settings.answers_alone():
+    with settings.answers_alone(), head.whole():
         _, plain_gradients = gradients(plain, num_items_in_batch=8)
         with laid.on_lines(pairs, tiny.training()):
             _, our_gradients = gradients(laid, num_items_in_batch=8)
@@ -154,6 +154,14 @@ def test_micro_batches_of_plain_rows_are_sorted_by_length_within_their_step(poli
     assert widths[4:] == sorted(widths[4:], reverse=True)
     assert len(widths) == 8
     assert len(set(widths)) > 2
+
+
+def test_training_holds_few_logits_whole(policy, words, pairs, table, monkeypatch):
+    called, own = [], head._Head.apply
+    monkeypatch.setattr(head._Head, "apply", staticmethod(lambda *given: called.append(len(given[0])) or own(*given)))
+    run(policy, words, pairs, table)
+    assert len(called) == 3
+    assert sum(called) == sum(len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs)
 
 
 def test_window_keeps_plain_rows(words, pairs):
