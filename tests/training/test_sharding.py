@@ -25,8 +25,19 @@ def assert_same(two, one):
     assert_close(two.numbers["final"], one.final)
     expected = {name: weight.clone() for name, weight in weights(one).items()}
     assert two.weights.keys() == expected.keys()
-    assert max((two.weights[name] - expected[name]).abs().max().item() for name in expected) < 1e-4
+    apart = {name: (two.weights[name] - expected[name]).abs() for name in expected}
+    assert max(without_biases_of_keys(name, each).max().item() for name, each in apart.items()) < 1e-4
     assert two.answers == cut_off.answers(one)
+
+
+def without_biases_of_keys(name, apart):
+    """A bias of all keys changes no softmax, so that its gradient is rounding, of which Adam makes whole steps. Here GPT-2's, and
+    GPT-NeoX's of four heads."""
+    if name.endswith("c_attn.bias"):
+        apart.view(3, -1)[1] = 0
+    if name.endswith("query_key_value.bias"):
+        apart.view(4, 3, -1)[:, 1] = 0
+    return apart
 
 
 def test_policy_in_parts_trains_as_a_whole_one_with_looks_along_and_a_chosen_checkpoint(tmp_path):
