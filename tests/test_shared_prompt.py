@@ -11,8 +11,6 @@ from refstudy.texts import Completion, Prompt
 from tests import tiny
 
 SHARING = ["llama", "qwen2", "gpt_neox", "gpt2", "olmo2", "phi3"]
-
-
 EXACT_NATS = 1e-5
 
 
