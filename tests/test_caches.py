@@ -78,9 +78,10 @@ def test_no_padding_is_computed_where_prompts_are_read(words, prompts, monkeypat
 
 
 @pytest.mark.parametrize("kind", ["mistral", "bloom"])
-def test_model_that_takes_no_lines_reads_padded_prompts(kind, words, prompts):
+def test_model_that_takes_no_lines_reads_padded_prompts_and_keeps_no_states(kind, words, prompts):
     model = built(kind, words)
     assert not generation._on_lines(model, [chat.prompt_ids(words, each.messages) for each in prompts])
+    assert generation.drawn(model, words, prompts, SAMPLING).states is None
 
 
 def test_short_prompts_are_read_as_before_and_keep_no_states(words):

@@ -2,8 +2,8 @@
 
 Invariant: no reference model is ever in memory, and the loss is TRL's own. Private hooks of the trainer are overridden: the rows
 come tokenised, with the table's two log-probs joined by pair id, and the head skips what enters no loss and holds few logits whole
-(`head`); prompts are computed once where the policy takes that (`lines`). TRL is pinned for them, and tests keep losses and gradients
-equal to those of an unmodified trainer with a live reference.
+(`head`); prompts are computed once where the policy takes that (`lines`). TRL is pinned for them, and tests keep losses and
+gradients equal to those of an unmodified trainer with a live reference.
 """
 
 import tempfile
