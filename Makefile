@@ -1,5 +1,6 @@
 # make sweep   environment, quickstart sweep on the embedded miniature, report
 # make test    environment, default test suite;  make test-long: the marked rest;  make check: ruff, mypy and the default suite
+# make test-deepspeed   the tests that need the extra deepspeed and a C++ compiler, in five minutes
 # make real-text   the same path on real human preferences
 # make bench       a sweep against separate TRL runs of its cells, 40 minutes on two idle cores; tests/bench/README.md says what is measured
 # make study   the miniature's study and its control, two hours on two cores, and the files and figures told in sweeps/README.md
@@ -10,7 +11,7 @@ STAMP := $(VENV)/installed
 RUN := $(VENV)/bin/refstudy
 PYTEST := $(VENV)/bin/python -m pytest
 
-.PHONY: sweep real-text study targets bench bench-growth bench-gpu test test-long check audit lint clean
+.PHONY: sweep real-text study targets bench bench-growth bench-gpu test test-long test-deepspeed check audit lint clean
 
 sweep: $(STAMP)
 	$(RUN) run sweeps/quickstart.yaml
@@ -49,6 +50,11 @@ test: $(STAMP)
 
 test-long: $(STAMP)
 	$(PYTEST) -m long
+
+# In a folder of its own: once it stands beside the rest, every trial imports it.
+test-deepspeed: $(STAMP)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(VENV)/deepspeed deepspeed einops hjson 		msgpack ninja py-cpuinfo
+	PYTHONPATH=$(CURDIR)/$(VENV)/deepspeed $(PYTEST) -m "long or not long" -k deepspeed tests/training/test_sharding.py tests/test_together.py
 
 check: lint test
 

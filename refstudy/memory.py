@@ -6,13 +6,19 @@ take for themselves (a CUDA context: half a GiB and more) is not in them.
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from refstudy.recipes import Lora, Training
+
+Sharding = Literal["none", "fsdp", "deepspeed"]
+"""How a policy lies on several workers while it trains, as `resources.trial.sharding` names it."""
 
 FP32_BYTES = 4
 """Weights are loaded in fp32, for scoring as for training, unless a reference's entry rounds them."""
 ROUNDED_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "nf4": 0.5}
 """Of a weight, by `precision` or `quantise`; what is not quantised (embeddings, norms) is counted as if it were."""
+BUCKET = 50_000_000
+"""Gradients that DeepSpeed sums over the workers at a time: 200 MB of each worker's memory at most."""
 OPTIMIZER_BYTES = 8
 """AdamW's two moments of a trained weight, in fp32 (Rajbhandari et al. 2020, "ZeRO", arXiv 1910.02054, section 3.1)."""
 ACTIVATION_HALVES = 34
@@ -50,7 +56,7 @@ def scoring_bytes(shape: Shape, batch_tokens: int, logit_values: int, weight_byt
     return math.ceil(weight_bytes * shape.parameters) + logits + 2 * ACTIVATION_HALVES * tokens * shape.hidden
 
 
-def training_bytes(shape: Shape, train: Training, max_length: int, workers: int = 1, shared_out: bool = False) -> int:
+def training_bytes(shape: Shape, train: Training, max_length: int, workers: int = 1, sharding: Sharding = "none") -> int:
     """Upper bound of what training the policy takes on each worker; no reference is in memory, whichever it is.
 
     `held_bytes` and the activations of one micro batch of pairs, both answers each with its prompt: s = 2 * pairs * max_length
@@ -63,16 +69,18 @@ def training_bytes(shape: Shape, train: Training, max_length: int, workers: int 
     if train.checkpointing:
         halves = CHECKPOINT_HALVES * shape.layers + ACTIVATION_HALVES
     activations = halves * tokens * shape.hidden * (1 if train.precision == "bf16" else 2)
-    return held_bytes(shape.parameters, adapter, workers, shared_out) + activations
+    return held_bytes(shape.parameters, adapter, workers, sharding) + activations
 
 
-def held_bytes(parameters: int, adapter: int | None, workers: int = 1, shared_out: bool = False) -> int:
+def held_bytes(parameters: int, adapter: int | None, workers: int = 1, sharding: Sharding = "none") -> int:
     """Weights, gradients and AdamW's moments that each worker holds while it trains, whatever the batch.
 
     One worker, full: weights 4 P, gradients 4 P, moments 8 P. LoRA: weights 4 P and 16 bytes for each of the adapter's own. Several
     workers under DDP: 4 bytes more for each trained weight, its gradient in DDP's buckets (Li et al. 2020, arXiv 2006.15704,
-    section 3.2.3). Shared out over N: an Nth of all this (ZeRO's stage 3; Rajbhandari et al. 2020, arXiv 1910.02054, section 5.3),
-    but not less than 4 P, since each worker loads the weights whole before.
+    section 3.2.3). By fsdp over N: an Nth of all this (ZeRO's stage 3; Rajbhandari et al. 2020, arXiv 1910.02054, section 5.3), but
+    not less than 4 P, since each worker loads the weights whole before. By deepspeed (stage 2; the same, section 5.2) weights are
+    whole, 4 P, and of each trained weight there is an Nth of 16 bytes, for its gradient, its moments and a copy that the optimizer
+    changes, beside a bucket of gradients.
     """
     trained = parameters if adapter is None else adapter
     held = FP32_BYTES * parameters + (FP32_BYTES + OPTIMIZER_BYTES) * trained
@@ -80,7 +88,12 @@ def held_bytes(parameters: int, adapter: int | None, workers: int = 1, shared_ou
         held += FP32_BYTES * adapter
     if workers == 1:
         return held
-    return max(FP32_BYTES * parameters, math.ceil(held / workers)) if shared_out else held + FP32_BYTES * trained
+    if sharding == "fsdp":
+        return max(FP32_BYTES * parameters, math.ceil(held / workers))
+    if sharding == "deepspeed":
+        whole = held - (FP32_BYTES + OPTIMIZER_BYTES) * trained
+        return whole + math.ceil((2 * FP32_BYTES + OPTIMIZER_BYTES) * trained / workers) + FP32_BYTES * min(BUCKET, trained)
+    return held + FP32_BYTES * trained
 
 
 def lora_parameters(shape: Shape, lora: Lora) -> int:

@@ -14,11 +14,11 @@ from refstudy.grid import Cell
 from refstudy.identity import fingerprint
 from refstudy.judges import Verdict, judging
 from refstudy.measurement import Emit, silent
+from refstudy.memory import Sharding
 from refstudy.shelf import Policy, free_device, load_policy, own_model
 from refstudy.store import Claim, Store, write_json
 from refstudy.texts import Completion, Prompt
 from refstudy.training import dpo, saves, workers
-from refstudy.training.sharding import Sharding
 
 
 def train_policy(cell: Cell, store: Store, claim: Claim, emit: Emit) -> Policy:

@@ -5,6 +5,7 @@ Ray here.
 """
 
 import contextlib
+import importlib.util
 import json
 import math
 import os
@@ -68,7 +69,8 @@ def warnings(
     """
     if not cells:
         return []
-    found = [_unplaced(name, resources, nodes, where) for name, resources in demand.asked(sweep, cells).items()]
+    found = [_not_installed(cells)]
+    found += [_unplaced(name, resources, nodes, where) for name, resources in demand.asked(sweep, cells).items()]
     found += [_crowded(each, nodes, where) for each in _loads(sweep, cells, shared, store)]
     return list(dict.fromkeys(each for each in found if each is not None))
 
@@ -92,6 +94,16 @@ def _count(model: recipes.Model, store: Store) -> int | None:
 
 def _size(config: Mapping[str, Any], called: Sequence[str]) -> int | None:
     return next((config[each] for each in called if isinstance(config.get(each), int)), None)
+
+
+def _not_installed(cells: Sequence[Cell]) -> str | None:
+    """That a library which the cells name is not on this machine, by which the nodes may be judged."""
+    if all(each.resources.sharding != "deepspeed" for each in cells) or importlib.util.find_spec("deepspeed") is not None:
+        return None
+    return (
+        "resources.trial.sharding is deepspeed, and DeepSpeed is not installed on this machine; cells fail on nodes without it: "
+        "run `pip install 'refstudy[deepspeed]'` on all nodes, or set sharding: fsdp"
+    )
 
 
 # Places -----------------------------------------------------------------------------------------------------------------------
@@ -164,16 +176,16 @@ def _trial(cell: Cell, trials: int, store: Store) -> Iterator[_Load]:
     count, sized = _count(cell.dpo.start, store), shape(cell.dpo.start, store)
     if count is None:
         return
-    train, workers, shared_out = cell.dpo.train, cell.resources.workers, cell.resources.sharding != "none"
+    train, workers, sharding = cell.dpo.train, cell.resources.workers, cell.resources.sharding
     lora, max_length = train.lora, _max_length(cell)
     adapter = None if lora is None else (memory.lora_parameters(sized, lora) if sized else 0)
     whole = memory.FP32_BYTES * count
     both, beside = 2 * whole, whole * _models_beside(cell)
-    most = None if sized is None else max(both, beside + memory.training_bytes(sized, train, max_length, workers, shared_out))
+    most = None if sized is None else max(both, beside + memory.training_bytes(sized, train, max_length, workers, sharding))
     yield _Load(
         f"a trial of policy {cell.policy}",
         cell.resources,
-        max(both, beside + memory.held_bytes(count, adapter, workers, shared_out)),
+        max(both, beside + memory.held_bytes(count, adapter, workers, sharding)),
         most,
         trials,
         "give it a larger device, lower train.micro_batch, or set train.checkpointing, train.lora or resources.trial.sharding",
@@ -184,7 +196,7 @@ def _models_beside(cell: Cell) -> int:
     """Whole models on the first worker while it trains: the start, for evaluations along training, and the policy gathered for
     these and for validation losses where it lies in parts."""
     evaluates = (cell.dpo.along or cell.along) is not None
-    gathers = cell.resources.sharding != "none" and (evaluates or cell.dpo.checkpoint != "last")
+    gathers = cell.resources.sharding == "fsdp" and (evaluates or cell.dpo.checkpoint != "last")
     return evaluates + gathers
 
 

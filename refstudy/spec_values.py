@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from refstudy.memory import Sharding
+
 SEEDS = 2**32
 """Seeds lie below: numpy's generators, which transformers seeds, take no larger ones."""
 
@@ -109,18 +111,17 @@ class Resources(Entry):
     workers: Count = 1
     """Of a trial: devices that train its policy together, each with these resources and its share of each step's pairs.
     train.batch_pairs is that of all of them, train.micro_batch each one's."""
-    sharding: Literal["none", "fsdp", "deepspeed"] = "none"
+    sharding: Sharding = "none"
     """Of a trial of several workers, how its policy lies on them while it trains. none: a copy on each (DDP). fsdp: weights,
     gradients and optimizer states in parts (FSDP2 by accelerate; tried on CPUs with gloo, untested on GPUs); each worker loads the
     whole policy first, and the first one has it whole again for evaluations and answers, and in its machine's memory, with the
-    optimizer's states, while it saves. deepspeed: refused."""
+    optimizer's states, while it saves. deepspeed: gradients and optimizer states in parts, weights whole on each (ZeRO's stage 2;
+    extra `deepspeed`; tried as fsdp was)."""
 
 
 def _undivided(value: "Resources") -> "Resources":
     if value.shards != 1:
         raise ValueError("only tables are scored in shards; expected 1")
-    if value.sharding == "deepspeed":
-        raise ValueError("sharding by DeepSpeed is not built; expected sharding: fsdp, which shares out what ZeRO's stage 3 does")
     if value.sharding != "none" and value.workers == 1:
         raise ValueError("sharding shares a policy out over workers; expected workers: 2 or more")
     return value

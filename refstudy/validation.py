@@ -221,7 +221,7 @@ def _policy(subject: _Subject, sweep: Sweep, checks: Checks) -> Row:
 def _training_bytes(cell: Cell, shape: memory.Shape, texts: recipes.TokenPairs) -> int:
     """On each of the trial's workers."""
     on = cell.resources
-    return memory.training_bytes(shape, cell.dpo.train, texts.max_length, on.workers, on.sharding != "none")
+    return memory.training_bytes(shape, cell.dpo.train, texts.max_length, on.workers, on.sharding)
 
 
 def _policy_remarks(known: Known, checks: Checks, texts: recipes.TokenPairs) -> list[str]:

@@ -29,6 +29,7 @@ DOORS = {
     "accelerate": TORCH,
     "tokenizers": TORCH,
     "trl": ("training",),
+    "deepspeed": ("training",),
     "ray": ("driver", "session", "together"),
     "wandb": ("tracking",),
     "datasets": ("data", "training"),

@@ -43,22 +43,31 @@ def test_training_bytes_of_an_adapter_are_sixteen_a_weight_of_its_own() -> None:
 
 
 def test_several_workers_hold_ddps_buckets_or_their_part_and_not_less_than_the_whole_weights() -> None:
-    """1000 weights: 16,000; under DDP 4,000 of buckets more; of two workers 8,000 each, of eight 4,000 rather than 2,000. Of an
-    adapter of 50: 4,000 and 800; under DDP 200 more; shared out over two 4,000 rather than 2,400."""
-    assert [memory.held_bytes(1000, None, *of) for of in ((1, True), (2, False), (2, True), (8, True))] == [
+    """1000 weights: 16,000; under DDP 4,000 of buckets more; by fsdp 8,000 on each of two, of eight 4,000 rather than 2,000. Of an
+    adapter of 50: 4,000 and 800; under DDP 200 more; by fsdp over two 4,000 rather than 2,400."""
+    assert [memory.held_bytes(1000, None, *of) for of in ((1, "fsdp"), (2, "none"), (2, "fsdp"), (8, "fsdp"))] == [
         16000,
         20000,
         8000,
         4000,
     ]
-    assert [memory.held_bytes(1000, 50, *of) for of in ((1, False), (2, False), (2, True))] == [4800, 5000, 4000]
+    assert [memory.held_bytes(1000, 50, *of) for of in ((1, "none"), (2, "none"), (2, "fsdp"))] == [4800, 5000, 4000]
+
+
+def test_deepspeed_shares_out_what_is_held_beside_the_weights_and_has_a_bucket() -> None:
+    """1000 weights on each of two: 4,000, half of 16,000, and a bucket of 4,000; on each of eight 4,000, 2,000 and 4,000. With an
+    adapter of 50 over two: 4,200, half of 800, and 200. A bucket has 200 MB at most."""
+    assert [memory.held_bytes(1000, None, each, "deepspeed") for each in (2, 8)] == [16_000, 10_000]
+    assert memory.held_bytes(1000, 50, 2, "deepspeed") == 4_800
+    assert memory.held_bytes(100_000_000, None, 2, "deepspeed") == 400_000_000 + 800_000_000 + 200_000_000
 
 
 def test_training_bytes_of_each_of_two_workers_count_its_own_pairs() -> None:
     """8 pairs are 4 on each of two, of 10 tokens: as with micro batches of 4; micro batches are each worker's."""
     bf16 = tiny.training(batch_size=8, precision="bf16")
-    assert memory.training_bytes(SHAPE, bf16, 10, workers=2, shared_out=True) == 8_000 + 65_280
-    assert memory.training_bytes(SHAPE, tiny.training(batch_size=8, micro_batch=4, precision="bf16"), 10, 2, True) == 8_000 + 65_280
+    assert memory.training_bytes(SHAPE, bf16, 10, workers=2, sharding="fsdp") == 8_000 + 65_280
+    micro = tiny.training(batch_size=8, micro_batch=4, precision="bf16")
+    assert memory.training_bytes(SHAPE, micro, 10, 2, "fsdp") == 8_000 + 65_280
 
 
 @pytest.mark.parametrize(("count", "shown"), [(1_000_000_000, 1.0), (1_234_100_000, 1.24), (70_501, 0.0000706), (0, 0.0)])

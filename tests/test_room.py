@@ -14,6 +14,7 @@ from refstudy.results import Results
 from refstudy.room import Node
 from refstudy.store import Store
 from tests import sweeps
+from tests.sharding import without_deepspeed
 from tests.stub import SWEEP
 
 ASKING = ("resources.trial={gpus: 1}", "axes.beta=[1]", "axes.reference=[self]")
@@ -132,6 +133,17 @@ def test_policy_shared_out_over_two_workers_holds_half_of_what_one_does(tmp_path
     assert "at least 0.02 GB" in of("resources.trial={gpus: 1, workers: 2}")
     fsdp = of("resources.trial={gpus: 1, workers: 2, sharding: fsdp}")
     assert "at most 0.0615 GB" in fsdp  # 8 MB and the activations of one pair, 53,477,376
+    deepspeed = of("resources.trial={gpus: 1, workers: 2, sharding: deepspeed}")
+    assert "at least 0.016 GB" in deepspeed  # the weights' 4, half of 16, and a bucket of 4
+
+
+@without_deepspeed
+def test_deepspeed_that_is_not_installed_here_is_warned_of_where_cells_ask_for_it(tmp_path: Path) -> None:
+    node = Node({"CPU": 4.0}, 10**12)
+    (line,) = warned(tmp_path, [node], "resources.trial={workers: 2, sharding: deepspeed}")
+    assert "DeepSpeed is not installed on this machine" in line
+    assert "or set sharding: fsdp" in line
+    assert warned(tmp_path, [node], "resources.trial={workers: 2, sharding: fsdp}") == []
 
 
 def test_evaluations_along_training_count_the_start_and_a_gathered_policy_beside_it(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from refstudy.grid import Cell
 from refstudy.records import Record
 from refstudy.work import Work
 from tests import sweeps
+from tests.sharding import each_way
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
 
@@ -138,11 +139,12 @@ def test_exception_of_another_worker_is_recorded_in_its_words_and_a_death_is_lef
 
 
 @pytest.mark.long
+@each_way
 @pytest.mark.parametrize("keep", [("keep=full",), ("train.lora={rank: 2, alpha: 4}", "keep=adapter")], ids=["full", "lora"])
-def test_cell_whose_policy_lies_in_parts_comes_to_what_it_is_on_one_device(tmp_path, keep):
+def test_cell_whose_policy_lies_in_parts_comes_to_what_it_is_on_one_device(tmp_path, keep, how):
     """Trained, kept, answered and judged: answers and weights are those of one worker up to rounding."""
     (one,), (cell,), at = run(tmp_path / "one", "axes.beta=[0.1]", *keep)
-    (two,), (same,), to = run(tmp_path / "two", "axes.beta=[0.1]", "resources.trial={workers: 2, sharding: fsdp}", *keep)
+    (two,), (same,), to = run(tmp_path / "two", "axes.beta=[0.1]", f"resources.trial={{workers: 2, sharding: {how}}}", *keep)
     assert cell.id == same.id
     assert (one["status"], two["status"]) == ("done", "done"), two
     logs = [artefacts.read_log(cell.log, each.store)["final"] for each in (at, to)]
@@ -154,10 +156,9 @@ def test_cell_whose_policy_lies_in_parts_comes_to_what_it_is_on_one_device(tmp_p
     assert [each.token_ids for each in answers[0]] == [each.token_ids for each in answers[1]]
 
 
-def test_sharding_wants_workers_and_a_trial_and_deepspeed_is_refused_with_a_remedy(tmp_path):
+def test_sharding_wants_workers_and_a_trial(tmp_path):
     for assignment, why in (
         ("resources.trial={sharding: fsdp}", "sharding shares a policy out over workers; expected workers: 2 or more"),
-        ("resources.trial={workers: 2, sharding: deepspeed}", "DeepSpeed is not built; expected sharding: fsdp"),
         ("resources.artefact={sharding: fsdp}", "only trials of several workers share a model out; expected sharding: none"),
         ("resources.trial={workers: 2, sharding: zero}", "expected 'none', 'fsdp' or 'deepspeed'"),
     ):

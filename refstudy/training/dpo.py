@@ -26,14 +26,14 @@ from trl import DPOConfig, DPOTrainer
 from refstudy import chat, line_attention, scoring
 from refstudy.errors import TrainingError
 from refstudy.measurement import Emit, Measurement
+from refstudy.memory import Sharding
 from refstudy.recipes import Training
 from refstudy.tables import PairTable, join
 from refstudy.token_pairs import TokenPair
-from refstudy.training import batches, head, lines, saves, settings, sharding, workers
+from refstudy.training import batches, head, lines, saves, settings, sharding, workers, zero
 from refstudy.training.looks import Look, Looking, Looks, Recall, no_memory
 from refstudy.training.progress import Progress, check_finite, not_finite
 from refstudy.training.saves import Saving
-from refstudy.training.sharding import Sharding
 from refstudy.training.state import Kept
 
 
@@ -132,8 +132,8 @@ def train(
             callbacks=[progress],
         )
         trainer.remove_callback(PrinterCallback)
-        if shared_out == "fsdp" and workers.count() > 1:
-            trainer.share_out()
+        if workers.count() > 1:
+            trainer.share_out(shared_out)
         looks = [
             Looks(each, emit, progress.settings, trainer.policy_as_it_is)
             for each in _lookings(along, checkpoint, validation, tokenizer, beta)
@@ -267,8 +267,12 @@ class TableDPOTrainer(DPOTrainer):
         self._hook = cast(torch.nn.Module, self.model).register_forward_hook(self._keep_sums)
         self._outline: sharding.Outline | None = None
 
-    def share_out(self) -> None:
-        """Lets the policy lie in parts on all workers while it trains."""
+    def share_out(self, how: Sharding) -> None:
+        """Lets the policy, or what its training holds beside it, lie in parts on all workers while it trains."""
+        if how == "deepspeed":
+            zero.arrange(self)
+        if how != "fsdp":
+            return
         self._hook.remove()
         self._outline = sharding.Outline(cast(torch.nn.Module, self.model))
         _inner(self._outline.model).__dict__.pop("forward", None)
@@ -370,6 +374,8 @@ class TableDPOTrainer(DPOTrainer):
         if self._outline is not None:
             self.gather()
             return self._outline.model.eval() if workers.rank() == 0 else torch.nn.Module()
+        if zero.is_arranged(self):
+            zero.release(self)
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         _inner(model).__dict__.pop("forward", None)
         return model.eval()

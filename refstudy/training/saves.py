@@ -25,7 +25,7 @@ from refstudy.measurement import Emit, Measurement
 from refstudy.provenance import versions
 from refstudy.recipes import Recipe
 from refstudy.store import Store
-from refstudy.training import sharding, workers
+from refstudy.training import sharding, workers, zero
 from refstudy.training import state as states
 from refstudy.training.state import Kept, Saved
 
@@ -300,25 +300,39 @@ def _give_loop_back(trainer: Any, kept: Kept) -> None:
 
 
 def _optimizer(trainer: Any) -> Kept:
-    optimizer = trainer.optimizer.state_dict()
-    tensors = {f"{weight}.{name}": value for weight, own in optimizer["state"].items() for name, value in own.items()}
-    return Kept({"groups": optimizer["param_groups"], "schedule": trainer.lr_scheduler.state_dict()}, sharding.whole(tensors))
+    if zero.is_arranged(trainer):
+        groups, tensors = zero.settings_of(trainer), zero.states(trainer)
+    else:
+        optimizer = trainer.optimizer.state_dict()
+        groups = optimizer["param_groups"]
+        named = {f"{weight}.{name}": value for weight, own in optimizer["state"].items() for name, value in own.items()}
+        tensors = sharding.whole(named)
+    return Kept({"groups": groups, "schedule": trainer.lr_scheduler.state_dict()}, tensors)
 
 
 def _give_optimizer_back(trainer: Any, kept: Kept) -> None:
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    trained = [weight for group in trainer.optimizer.param_groups for weight in group["params"]]
-    for key, tensor in kept.tensors.items():
-        weight, name = key.split(".", 1)
-        like = trained[int(weight)]
-        state.setdefault(int(weight), {})[name] = sharding.part(tensor, like) if tensor.shape == like.shape else tensor
-    fresh = trainer.optimizer.state_dict()["param_groups"]
+    is_zero = zero.is_arranged(trainer)
+    fresh = zero.settings_of(trainer) if is_zero else trainer.optimizer.state_dict()["param_groups"]
     groups = [
         {name: tuple(value) if isinstance(now.get(name), tuple) else value for name, value in group.items()}
         for group, now in zip(kept.values["groups"], fresh, strict=True)
     ]
-    trainer.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    if is_zero:
+        zero.give_back(trainer, groups, kept.tensors)
+    else:
+        trainer.optimizer.load_state_dict({"state": _own_states(trainer.optimizer, kept.tensors), "param_groups": groups})
     trainer.lr_scheduler.load_state_dict(kept.values["schedule"])
+
+
+def _own_states(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:
+    """This worker's part of the states of each weight."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    trained = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for key, tensor in tensors.items():
+        weight, name = key.split(".", 1)
+        like = trained[int(weight)]
+        state.setdefault(int(weight), {})[name] = sharding.part(tensor, like) if tensor.shape == like.shape else tensor
+    return state
 
 
 def _randomness() -> Kept:

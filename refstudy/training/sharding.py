@@ -7,7 +7,7 @@ differs. Whatever gathers is asked for by all workers at once, or they would wai
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate.state import PartialState
@@ -17,8 +17,6 @@ from transformers import Trainer
 
 from refstudy.errors import TrainingError
 from refstudy.training import workers
-
-Sharding = Literal["none", "fsdp", "deepspeed"]
 
 
 def arrange(trainer: Trainer) -> None:

@@ -22,10 +22,10 @@ from refstudy import along, generation, models, scoring, shelf, token_pairs
 from refstudy.checkpoints import Checkpoint
 from refstudy.judges import Verdict
 from refstudy.measurement import Measurement
+from refstudy.memory import Sharding
 from refstudy.recipes import Sampling
 from refstudy.training import dpo, reward_model, sft
 from refstudy.training.saves import Saving
-from refstudy.training.sharding import Sharding
 from tests import tiny
 
 PAIRS, EPOCHS = 21, 4
@@ -213,6 +213,14 @@ class Place:
         torch.distributed.init_process_group("gloo")
 
 
+def lies_in_parts(thing: Any) -> bool:
+    """Whether it is a tensor of FSDP2's, or an optimizer of DeepSpeed's that has half of the weights that it trains."""
+    if type(thing).__name__ == "DeepSpeedZeroOptimizer":
+        own = sum(each.numel() for each in thing.single_partition_of_fp32_groups)
+        return own < 0.6 * sum(weight.numel() for group in thing.bit16_groups for weight in group)
+    return isinstance(thing, DTensor)
+
+
 def _child(folder: Path, case: Case, log: Path, out: Path, file_bytes: int | None, place: Place | None) -> None:
     warnings.simplefilter("ignore")
     if place is not None:
@@ -222,7 +230,7 @@ def _child(folder: Path, case: Case, log: Path, out: Path, file_bytes: int | Non
             return torch.distributed.destroy_process_group()
 
     def emit(measurement: Measurement) -> None:
-        parts = sum(isinstance(each, DTensor) for each in gc.get_objects()) if case.shared_out == "fsdp" else 0
+        parts = sum(lies_in_parts(each) for each in gc.get_objects()) if case.shared_out != "none" else 0
         with open(log, "a") as file:
             file.write(json.dumps({"step": measurement.step, "words": measurement.alarms, "parts": parts}) + "\n")
 

@@ -1,4 +1,4 @@
-"""A policy that lies in parts on two workers ends where one worker's does, and is whole again at the end."""
+"""A policy that lies in parts on two workers, or what its training holds beside it, ends where one worker's does."""
 
 import json
 from dataclasses import replace
@@ -8,8 +8,9 @@ import torch
 
 from refstudy.errors import TrainingError
 from refstudy.recipes import Lora
-from refstudy.training import sharding
+from refstudy.training import sharding, zero
 from tests import tiny
+from tests.sharding import each_way, without_deepspeed
 from tests.training import cut_off
 from tests.training.cut_off import Case, by_workers, weights
 from tests.training.test_workers import assert_close
@@ -40,9 +41,10 @@ def without_biases_of_keys(name, apart):
     return apart
 
 
-def test_policy_in_parts_trains_as_a_whole_one_with_looks_along_and_a_chosen_checkpoint(tmp_path):
+@each_way
+def test_policy_in_parts_trains_as_a_whole_one_with_looks_along_and_a_chosen_checkpoint(how, tmp_path):
     """Validation losses and evaluations along training see the gathered policy; the best of them is the trained one."""
-    case = Case("lowest_validation_loss", along=True, shared_out="fsdp")
+    case = Case("lowest_validation_loss", along=True, shared_out=how)
     one, two = cut_off.train(case), by_workers(tmp_path, case, 2)
     assert_same(two, one)
     for name, rows in (("along", one.along), ("validations", one.validations)):
@@ -54,19 +56,21 @@ def test_policy_in_parts_trains_as_a_whole_one_with_looks_along_and_a_chosen_che
 
 
 @pytest.mark.long
+@each_way
 @pytest.mark.parametrize(
     "changes", [{"micro_batch": 2, "lora": LORA}, {"micro_batch": 2, "checkpointing": True}], ids=["lora", "full"]
 )
-def test_micro_batches_of_a_policy_in_parts_sum_to_one_step(changes, tmp_path):
-    case = Case(changes=changes, shared_out="fsdp")
+def test_micro_batches_of_a_policy_in_parts_sum_to_one_step(changes, how, tmp_path):
+    case = Case(changes=changes, shared_out=how)
     assert_same(by_workers(tmp_path, case, 2), cut_off.train(replace(case, changes=changes | {"micro_batch": 4})))
 
 
 @pytest.mark.long
-def test_bf16_rounds_a_policy_in_parts_as_it_rounds_copies(tmp_path):
+@each_way
+def test_bf16_rounds_a_policy_in_parts_as_it_rounds_copies(how, tmp_path):
     """Two workers each way: autocast over fp32 weights, gradients summed in fp32. With one worker bf16 rounds other sums."""
     changes = {"precision": "bf16"}
-    parts, copies = (by_workers(tmp_path / how, Case(changes=changes, shared_out=how), 2) for how in ("fsdp", "none"))
+    parts, copies = (by_workers(tmp_path / each, Case(changes=changes, shared_out=each), 2) for each in (how, "none"))
     assert (parts.code, copies.code) == (0, 0)
     for ours, theirs in zip(parts.numbers["history"], copies.numbers["history"], strict=True):
         assert ours == pytest.approx(theirs, rel=5e-3, abs=5e-3)
@@ -74,8 +78,9 @@ def test_bf16_rounds_a_policy_in_parts_as_it_rounds_copies(tmp_path):
 
 
 @pytest.mark.long
-def test_policy_in_parts_that_is_killed_goes_on_from_its_saved_state(tmp_path):
-    case = Case(shared_out="fsdp")
+@each_way
+def test_policy_in_parts_that_is_killed_goes_on_from_its_saved_state(how, tmp_path):
+    case = Case(shared_out=how)
     assert by_workers(tmp_path, case, 2, kill_at=3).code != 0
     two = by_workers(tmp_path, case, 2)
     assert two.resumed_at[0] >= 3
@@ -83,11 +88,18 @@ def test_policy_in_parts_that_is_killed_goes_on_from_its_saved_state(tmp_path):
 
 
 @pytest.mark.long
+@each_way
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "qwen2"])
-def test_other_architectures_train_in_parts_too(kind, tmp_path):
+def test_other_architectures_train_in_parts_too(kind, how, tmp_path):
     """Tied embeddings (GPT-2), untied ones under other names of layers and norms."""
-    case = Case(changes={"epochs": 1}, shared_out="fsdp", architecture=kind)
+    case = Case(changes={"epochs": 1}, shared_out=how, architecture=kind)
     assert_same(by_workers(tmp_path, case, 2), cut_off.train(case))
+
+
+@without_deepspeed
+def test_deepspeed_that_is_not_installed_is_named_with_the_remedy():
+    with pytest.raises(TrainingError, match=r"DeepSpeed is not installed; run `pip install 'refstudy\[deepspeed\]'` on all nodes"):
+        zero.refuse_absent()
 
 
 def test_outline_has_no_weights_but_while_it_is_filled():
