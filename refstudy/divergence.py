@@ -17,6 +17,8 @@ from refstudy.errors import ModelError
 from refstudy.measurement import Emit, Measurement, silent
 from refstudy.texts import Completion, Prompt, in_place
 
+BATCH_TOKENS = 4096
+"""Padded tokens of one forward pass at most: both models' logits of all its answers stand in memory at once."""
 VALUES, VALUES_OF_A_GPU = 2**19, 2**26
 """Logits of each model that are reckoned with at once in float64: 4 MiB, which stay in a processor's cache, and half a GiB."""
 
@@ -40,7 +42,7 @@ def kl_nats(
     system: str | None = None,
     emit: Emit = silent,
     system_role: SystemRole = "keep",
-    batch_tokens: int = scoring.BATCH_TOKENS,
+    batch_tokens: int = BATCH_TOKENS,
     states: Sequence[torch.Tensor] | None = None,
 ) -> AnswerKl:
     """Full-vocabulary KL(policy || reference) in nats summed over each answer's tokens, with the end token if one was drawn.
