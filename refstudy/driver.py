@@ -1,7 +1,7 @@
-"""A sweep on Ray: tasks make what cells share, one Tuner runs the missing cells, tasks make what comes after them.
+"""A sweep on Ray: tasks make what cells share, Tune runs the missing cells, tasks make what comes after them.
 
 Invariant: the store and the records are the truth, Ray's own state is thrown away. Whatever ends this process, the same command
-goes on where it stopped. Only this module, `together` and `session` import ray.
+goes on where it stopped. Only this module, `tasks`, `feed`, `together` and `session` import ray.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ from ray import tune
 
 from refstudy import copies, demand, errors, guard, objects, plan, records, results, room, runs, session, spec, together, tracking
 from refstudy.errors import RefstudyError, StoreError
+from refstudy.feed import Feed, Waiting
 from refstudy.grid import Cell, Sweep
 from refstudy.identity import fingerprint
-from refstudy.measurement import Emit
 from refstudy.processes import Interrupts
 from refstudy.progress import Board, Display, Item, Reporter, stage_of
 from refstudy.recipes import Recipe
@@ -25,15 +25,13 @@ from refstudy.records import Record
 from refstudy.results import Results
 from refstudy.schedule import Schedule
 from refstudy.store import Store
+from refstudy.tasks import RETRIES, Making, Tasks, error_of
 from refstudy.work import Job, Work, work_of
 
 INTERRUPTED = 130
 """Exit code after SIGINT or SIGTERM, as shells have it."""
 STOPPED = 3
 """Exit code where a limit of the sweep, `refstudy stop` or the loss of the cluster ended the run before all cells were finished."""
-
-RETRIES = 1
-"""How often a task or trial is started again after the death of its process; exceptions are never retried."""
 
 
 def run_sweep(
@@ -104,7 +102,7 @@ class _Run:
         self.sweep, self.at, self.cells, self.job, self.board, self.guard = sweep, at, cells, job, board, watch
         self.stop_file = copies.here(job.stop_file)
         self.display = Display(board)
-        self.resources = demand.by_model(sweep, cells)
+        self.tasks = Tasks(sweep, cells, job, board, self.display)
 
     def run(self, address: str | None, retry_failed: bool, arm: Callable[[], None]) -> set[str]:
         """Runs all that is missing and allowed; returns the ids of the cells that `limits.cells` leaves to a later run."""
@@ -128,9 +126,7 @@ class _Run:
             )
             for each in room.warnings(self.sweep, pending, shared, self.at.store, *session.machines(address)):
                 self.display.say(f"warning: {each}")
-            ready = self._without_failed(pending, self._make(self._without_files(shared)))
-            if ready:
-                self._try(ready)
+            self._make_and_try(pending, self._without_files(shared))
             self._pass_references()
         return left_out
 
@@ -140,23 +136,24 @@ class _Run:
         ordered = plan.rivals_first(missing)
         return ordered if limit is None else ordered[: max(0, limit - finished)]
 
+    def _is_asked(self) -> bool:
+        """Whether the run is to stop after the cells that are under way."""
+        return runs.is_asked(self.stop_file)
+
     def _end_if_asked(self) -> None:
         """Ends the run where it was asked to stop after its cells, and none is under way."""
-        if runs.is_asked(self.stop_file):
+        if self._is_asked():
             raise KeyboardInterrupt
 
     def _expect(self, pending: list[Cell], shared: list[Recipe]) -> None:
         """Puts all that is known of the run on the board."""
         self.board.add(
-            Item(fingerprint(each), stage_of(each), plan.title(each), devices=demand.devices(self._asked(each))) for each in shared
+            Item(fingerprint(each), stage_of(each), plan.title(each), devices=demand.devices(self.tasks.asked(each)))
+            for each in shared
         )
         known = _records_of(self.cells, self.at)
         waiting = {cell.id for cell in pending}
         self.board.add(_cell_item(cell, {} if cell.id in waiting else known.get(cell.id, {})) for cell in self.cells)
-
-    def _asked(self, recipe: Recipe) -> spec.Resources:
-        """What the making of a shared artefact takes."""
-        return demand.of(recipe, self.resources) or self.sweep.spec.resources.artefact
 
     def _without_files(self, shared: list[Recipe]) -> list[Recipe]:
         """What is left for workers: at an address, texts from files of this machine are made here, since others may lack these."""
@@ -170,65 +167,44 @@ class _Run:
                 report.end("done")
         return [each for each in shared if fingerprint(each) not in given]
 
-    def _make(self, shared: list[Recipe]) -> Schedule:
-        """Makes shared artefacts, each as soon as its inputs exist, and returns how that went."""
-        schedule, running = Schedule(shared), dict[ray.ObjectRef, Recipe]()
-        self._warm(len(shared))
-        while not schedule.is_over:
-            if not runs.is_asked(self.stop_file):
-                while len(running) < session.slots() and (recipe := schedule.take()) is not None:
-                    running[self._task(fingerprint(recipe), [recipe])] = recipe
-            elif not running:
+    def _make_and_try(self, pending: list[Cell], shared: list[Recipe]) -> None:
+        """Makes what the cells share, and runs the trial of each as soon as all is there that it needs."""
+        making = Making(self.tasks, shared, self._is_asked)
+        waiting = Waiting(pending, making, self._is_asked)
+        while True:
+            while not making.is_over and waiting.ready() is None:
+                making.go_on(1.0)
+            self._end_if_asked()
+            if waiting.ready() is None:
                 break
-            ready, _ = ray.wait(list(running), timeout=1.0)
-            for task in ready:
-                recipe = running.pop(task)
-                error = self._outcome(task, fingerprint(recipe))
-                if error is None:
-                    schedule.done(recipe)
-                else:
-                    schedule.failed(recipe, error)
-        self._end_if_asked()
-        return schedule
+            self._try([cell for cell in pending if cell.id in set(waiting)], waiting)
+        self._refuse_hopeless(pending, making.schedule)
+        self._fail_unmade(pending, making.schedule)
 
-    def _warm(self, tasks: int) -> None:
-        """Lets as many workers as will soon be busy import at once: the first artefacts are made one after another, and each worker
-        would else begin to import when its first task comes. A worker that has a GPU takes one task only."""
-        resources = self.sweep.spec.resources
-        if not resources.artefact.gpus and demand.threads(resources.artefact) == demand.threads(resources.trial):
-            for _ in range(min(tasks, session.slots())):
-                _warm_on_worker.options(**session.options(resources.artefact)).remote(self.job)
-
-    def _without_failed(self, pending: list[Cell], schedule: Schedule) -> list[Cell]:
-        """The cells that have all they need; the others become failed records that name what could not be made.
-
-        Where nothing can run for one fault of the sweep file, its data or models, that fault is raised instead.
-        """
-        self._refuse_hopeless(pending, schedule)
-        ready = []
+    def _fail_unmade(self, pending: list[Cell], schedule: Schedule) -> None:
+        """Lets cells that lack what could not be made become failed records that name it."""
         for cell in pending:
-            failure = schedule.failure_below([*plan.cell_goals(cell), cell.dpo])
-            if failure is None:
-                ready.append(cell)
-            else:
+            failure = schedule.failure_below(plan.trial_goals(cell))
+            if failure is not None:
                 self._record_failure(cell, failure.error, f"{plan.title(failure.recipe)} could not be made: ")
-        return ready
 
     def _refuse_hopeless(self, pending: list[Cell], schedule: Schedule) -> None:
-        failures = [schedule.failure_below([*plan.cell_goals(cell), cell.dpo]) for cell in pending]
+        """Raises the fault of the sweep file, its data or models by which no cell can run, if there is one."""
+        failures = [schedule.failure_below(plan.trial_goals(cell)) for cell in pending]
         first = next((each for each in failures if each is not None), None)
         if first is not None and all(each is not None and _is_ours(each.error) for each in failures):
             raise RefstudyError(f"{plan.title(first.recipe)} cannot be made: {first.error['message']}")
 
-    def _try(self, ready: list[Cell]) -> None:
-        """Runs the trials of `ready` under one Tuner; deaths beyond RETRIES become failed records."""
-        resources, before = ready[0].resources, _records_of(ready, self.at)
-        trainable = tune.with_parameters(_trainable, job=self.job, cells={cell.id: cell for cell in ready})
+    def _try(self, cells: list[Cell], waiting: Waiting) -> None:
+        """Runs the trials of waiting cells under one Tuner, as they become ready; deaths beyond RETRIES become failed records."""
+        resources, before = cells[0].resources, _records_of(cells, self.at)
+        feed = Feed(waiting, _at_once(resources))
+        trainable = tune.with_parameters(_trainable, job=self.job, cells={cell.id: cell for cell in cells})
         with tempfile.TemporaryDirectory(prefix="refstudy-tune-") as scratch:
             tuner = tune.Tuner(
                 tune.with_resources(trainable, _of_trial(resources)),
-                param_space={"cell": tune.grid_search([cell.id for cell in ready])},
-                tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=_at_once(resources)),
+                param_space={"cell": tune.grid_search([cell.id for cell in cells])},
+                tune_config=tune.TuneConfig(search_alg=feed, reuse_actors=True),
                 run_config=tune.RunConfig(
                     name="cells", storage_path=scratch, verbose=0, failure_config=tune.FailureConfig(max_failures=RETRIES)
                 ),
@@ -239,7 +215,8 @@ class _Run:
         self._end_if_asked()
         told = [ended[number].metrics or {} for number in range(len(ended))]
         unwritten = {each["cell"]: each["failure"] for each in told if "failure" in each}
-        self._record_silent(ready, before, unwritten, [str(error) for error in ended.errors])
+        begun = [cell for cell in cells if cell.id in feed.begun]
+        self._record_silent(begun, before, unwritten, [str(error) for error in ended.errors])
 
     def _record_silent(self, ready: list[Cell], before: Mapping[str, Record], unwritten: dict[str, Any], deaths: list[str]) -> None:
         """Fails the cells that ended without a record: by an error that is known here, else by the death of their process.
@@ -265,50 +242,14 @@ class _Run:
         keys = [f"pass-{number}" for number in range(len(groups))]
         titles = [f"answers as seen by {plan.title(demand.loaded(group[-1]))}" for group in groups]
         self.board.add(
-            Item(key, "references", title, devices=demand.devices(self._asked(group[-1])))
+            Item(key, "references", title, devices=demand.devices(self.tasks.asked(group[-1])))
             for key, title, group in zip(keys, titles, groups, strict=True)
         )
-        tasks = {self._task(key, group): key for key, group in zip(keys, groups, strict=True)}
+        tasks = {self.tasks.start(key, group): key for key, group in zip(keys, groups, strict=True)}
         while tasks:
             ready, _ = ray.wait(list(tasks), timeout=1.0)
             for task in ready:
-                self._outcome(task, tasks.pop(task))
-
-    def _task(self, key: str, wanted: list[Recipe]) -> ray.ObjectRef:
-        """The task that makes `wanted`; tables that are scored in shards after tasks that score these, which it waits for."""
-        resources = self._asked(wanted[-1])
-        options = session.options(resources) | {"max_retries": RETRIES}
-        if demand.threads(resources) != demand.threads(self.sweep.spec.resources.trial):  # else workers can be shared with trials
-            options["runtime_env"] = {"env_vars": demand.threads(resources)}
-        parts = self._shards(key, [each for each in wanted if demand.is_shared_out(each)], resources.shards, options)
-        task: ray.ObjectRef = _make_on_worker.options(**options).remote(key, wanted, self.job, *parts)
-        return task
-
-    def _shards(self, key: str, shared: list[Recipe], count: int, options: dict[str, Any]) -> list[ray.ObjectRef]:
-        """The tasks that score the parts of the tables `shared`; none for one worker, which scores as it makes them."""
-        if count == 1 or not shared:
-            return []
-        keys = [f"{key}-part-{number}" for number in range(count)]
-        title = f"log-probs by {plan.title(demand.loaded(shared[-1]))}"
-        devices = demand.devices(self._asked(shared[-1]))
-        self.board.add(
-            Item(each, "parts", f"{title}, part {number} of {count}", devices=devices) for number, each in enumerate(keys, 1)
-        )
-        score = _score_on_worker.options(**options)
-        return [score.remote(each, shared, number, count, self.job) for number, each in enumerate(keys)]
-
-    def _outcome(self, task: ray.ObjectRef, key: str) -> dict[str, Any] | None:
-        """None if the task made what it should, else its error as it stands in records."""
-        try:
-            error: dict[str, Any] | None = ray.get(task)
-        except ray.exceptions.RayError as death:
-            error = {"type": type(death).__name__, "message": session.last_line(death), "traceback": str(death)}
-        if error is not None:
-            self.display.fail(key, f"{error['type']}: {error['message']}")
-            for item in self.board.of("parts", "planned", "running"):
-                if item.key.startswith(f"{key}-part-"):
-                    self.board.fail(item.key)  # a worker that died cannot say so
-        return error
+                self.tasks.outcome(task, tasks.pop(task))
 
     def _record_failure(self, cell: Cell, error: dict[str, Any], why: str = "") -> None:
         fields = results.heading(cell) | {"status": "failed", "error": error | {"message": why + error["message"]}}
@@ -317,45 +258,6 @@ class _Run:
 
 
 # On workers -------------------------------------------------------------------------------------------------------------------
-
-
-@ray.remote
-def _warm_on_worker(job: Job) -> None:
-    job.work.warm()
-
-
-@ray.remote
-def _make_on_worker(key: str, wanted: list[Recipe], job: Job, *parts: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Makes artefacts once all `parts` of their tables are scored; returns the error as it stands in records, or None."""
-    failure = next((each for each in parts if each is not None), None)
-    if failure is not None:
-        return failure
-    return _reported(key, job, lambda store, report: job.work.make(wanted, store, report))
-
-
-@ray.remote
-def _score_on_worker(key: str, tables: list[Recipe], number: int, of: int, job: Job) -> dict[str, Any] | None:
-    """Scores part `number` of `of` of the tables; returns the error as it stands in records, or None."""
-    return _reported(key, job, lambda store, report: job.work.score(tables, number, of, store, report))
-
-
-def _reported(key: str, job: Job, work: Callable[[Store, Emit], None]) -> dict[str, Any] | None:
-    """Does the work under a report of its progress; the error as it stands in records, or None."""
-    at = job.opened()
-    report = Reporter(copies.here(job.progress), key)
-    try:
-        work(at.store, report)
-    except Exception as error:
-        report.end("failed", {"reason": f"{type(error).__name__}: {session.first_line(error)}"})
-        return _error(error)
-    report.end("done")
-    return None
-
-
-def _error(error: Exception) -> dict[str, Any]:
-    """An error as it stands in records."""
-    told: dict[str, Any] = records.failure(error)["error"]
-    return told
 
 
 def _trainable(config: dict[str, Any], job: Job, cells: Mapping[str, Cell]) -> None:
@@ -368,7 +270,7 @@ def _trainable(config: dict[str, Any], job: Job, cells: Mapping[str, Cell]) -> N
     try:
         record = _tried(cell, job) if cell.resources.workers == 1 else together.run(cell, job, _tried)
     except StoreError as error:  # no record can be written: the run says so, if it can by then
-        tune.report({"done": False, "cell": cell.id, "failure": _error(error)})
+        tune.report({"done": False, "cell": cell.id, "failure": error_of(error)})
         return
     if cell.resources.workers > 1:
         Reporter(copies.here(job.progress), cell.id).end(record["status"], _shown(record))  # where the first worker could not

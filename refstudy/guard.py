@@ -129,8 +129,8 @@ class Guard:
             os._exit(self._tell(why))
 
     def _is_idle(self) -> bool:
-        """Whether no cell was under way at two looks, one after another: one may begin as the request is made."""
-        idle = self.ends_idle and not any(each.stage == "cells" for each in self._under_way())
+        """Whether nothing was under way at two looks, one after another: a cell may begin as the request is made."""
+        idle = self.ends_idle and not self._under_way()
         self._idle_looks = self._idle_looks + 1 if idle else 0
         return self._idle_looks > 2
 

@@ -105,6 +105,11 @@ def cell_goals(cell: Cell) -> tuple[Recipe, ...]:
     return cell.goals
 
 
+def trial_goals(cell: Cell) -> list[Recipe]:
+    """What its trial makes or reads, and those of the cells that it is judged against."""
+    return [each for one in (cell, *cell.rivals) for each in (*one.goals, one.dpo, *along_needs(one.along))]
+
+
 def is_made(cell: Cell, store: Store) -> bool:
     return all(store.has(goal) for goal in cell_goals(cell))
 

@@ -4,7 +4,7 @@ Invariant: a recipe is handed out once, after all that it needs; what stands abo
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,11 @@ class Schedule:
         """Whether nothing is under way and nothing more can be handed out."""
         return self.under_way == 0 and self._next() is None
 
+    @property
+    def has_next(self) -> bool:
+        """Whether something is ready that was not handed out."""
+        return self._next() is not None
+
     def take(self) -> Recipe | None:
         """The next recipe to make, now under way; None if none is ready."""
         recipe = self._next()
@@ -54,21 +59,30 @@ class Schedule:
         self.under_way -= 1
         self.failures[fingerprint(recipe)] = Failure(recipe, error)
 
+    def open_below(self, goals: Iterable[Recipe]) -> set[str]:
+        """Ids of what is not made yet of all that `goals` need."""
+        return {fingerprint(each) for each in self._below(goals)} & self._open
+
+    def is_made(self, ids: Iterable[str]) -> bool:
+        """Whether nothing of these is open any more."""
+        return self._open.isdisjoint(ids)
+
     def failure_below(self, goals: Iterable[Recipe]) -> Failure | None:
         """The failure that keeps `goals` from being made, theirs or of something they need; None if there is none."""
         if not self.failures:
             return None
+        return next((self.failures[key] for each in self._below(goals) if (key := fingerprint(each)) in self.failures), None)
+
+    def _below(self, goals: Iterable[Recipe]) -> Iterator[Recipe]:
+        """`goals` and all that they need, once each."""
         seen: set[str] = set()
         stack = list(goals)
         while stack:
             recipe = stack.pop()
-            found = self.failures.get(fingerprint(recipe))
-            if found is not None:
-                return found
             if fingerprint(recipe) not in seen:
                 seen.add(fingerprint(recipe))
+                yield recipe
                 stack.extend(self._needs(recipe))
-        return None
 
     def _next(self) -> Recipe | None:
         ready = [recipe for recipe in self._waiting.values() if self._is_ready(recipe)]

@@ -24,6 +24,7 @@ RAY_SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the run itself ends on SIGINT; Tune's own handler would wait for trials
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "200",  # as for Tune's own lists of trials: an autoscaler counts those that wait
     # A few workers that made shared artefacts wait for the passes after the trials: by Ray's own limit, one worker a core, it would
     # end them, and others would import all again. Only a few, since each holds half a GiB meanwhile.
     "RAY_num_workers_soft_limit": str((os.cpu_count() or 1) + WAITING_WORKERS),

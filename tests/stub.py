@@ -61,6 +61,8 @@ def make(wanted, store, emit):
     for recipe in wanted:
         if kind(recipe) in behaviour(store.root).get("broken_kinds", []) and "south" in str(recipe):
             raise ValueError("no such corpus")
+        if behaviour(store.root).get("south_waits_for_a_cell") and kind(recipe) == "table" and "south" in str(recipe):
+            wait_for_a_trial(store.root)
         claim = store.claim(recipe)
         if claim is None:
             store.wait(recipe, timeout_s=30)
@@ -68,9 +70,19 @@ def make(wanted, store, emit):
         with claim:
             emit(Measurement("pretrain", 1, 2, {}))
             (claim.folder / "file").write_text("x")
+            time.sleep(behaviour(store.root).get("make_s", 0.0))
             store.publish(claim)
         note(store.root, fingerprint(recipe))
         note(store.root, f"threads of {kind(recipe)} {os.environ.get('OMP_NUM_THREADS')}", "threads")
+
+
+def wait_for_a_trial(root, timeout_s=60):
+    """Until a trial has begun; an error where none does."""
+    end = time.monotonic() + timeout_s
+    while not any(line.startswith("trial") for line in (root / "log").read_text().splitlines()):
+        if time.monotonic() > end:
+            raise TimeoutError(f"no trial began within {timeout_s} s")
+        time.sleep(0.05)
 
 
 def score(wanted, number, of, store, emit):

@@ -58,6 +58,26 @@ def test_workers_warm_up_together_and_those_of_the_first_artefacts_make_the_last
 
 
 @pytest.mark.usefixtures("cluster")
+def test_cells_of_one_reference_run_while_another_is_still_scored(tmp_path):
+    """The other one's table is not made before a cell has begun."""
+    code, at, _ = run(tmp_path, south_waits_for_a_cell=True)
+    assert code == 0
+    assert set(statuses(at).values()) == {"done"}
+    assert set(noted(at).values()) == {1}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_cells_that_end_before_others_can_begin_leave_the_machines_to_what_these_wait_for(tmp_path):
+    """An artefact takes both cores, and self's cells can begin at once."""
+    assert run(tmp_path, "axes.beta=[1]", "axes.reference=[self]")[0] == 0
+    code, at, _ = run(tmp_path, "axes.beta=[1, 0.3, 0.1]", "resources.artefact={cpus: 2}", make_s=0.5)
+    assert code == 0
+    assert len(statuses(at)) == 6
+    assert set(statuses(at).values()) == {"done"}
+    assert set(noted(at).values()) == {1}
+
+
+@pytest.mark.usefixtures("cluster")
 def test_failures_become_records_others_go_on_and_retry_runs_them_again(tmp_path, capsys):
     code, at, cells = run(tmp_path, broken_kinds=["sft"], kill_always=[[1.0, "self"]])
     assert code == 1

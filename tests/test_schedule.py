@@ -55,6 +55,21 @@ def test_failed_recipe_holds_back_what_stands_above_it_and_nothing_else():
     assert schedule.failure_below([answers(whole, prompts)]) is None
 
 
+def test_what_is_open_below_a_goal_is_what_keeps_it_waiting():
+    ours, other, prompts = pretrained(0), pretrained(1), draws(0)
+    schedule = Schedule([ours, other, prompts, answers(other, prompts)])
+    needs = schedule.open_below([answers(ours, prompts)])
+    assert needs == {fingerprint(ours), fingerprint(prompts)}
+    assert schedule.has_next
+    for recipe in iter(schedule.take, None):
+        assert not schedule.is_made(needs)
+        schedule.failed(recipe, ERROR) if recipe == other else schedule.done(recipe)
+    assert schedule.is_made(needs)
+    assert not schedule.is_made({fingerprint(other)})  # failed
+    assert not schedule.has_next
+    assert schedule.open_below([prompts]) == set()
+
+
 def test_adapter_waits_for_the_base_that_it_names():
     base = pretrained(0)
     adapter = recipes.Adapter(base=base, adapter=recipes.Hub(model="somebody/adapter", revision="1"))
