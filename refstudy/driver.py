@@ -28,6 +28,7 @@ from refstudy.store import Store
 from refstudy.tasks import RETRIES, Making, Tasks, error_of
 from refstudy.work import Job, Work, work_of
 
+LOOK_EVERY_S = 1.0
 INTERRUPTED = 130
 """Exit code after SIGINT or SIGTERM, as shells have it."""
 STOPPED = 3
@@ -103,6 +104,7 @@ class _Run:
         self.stop_file = copies.here(job.stop_file)
         self.display = Display(board)
         self.tasks = Tasks(sweep, cells, job, board, self.display)
+        self._asked, self._looked_at = False, 0.0
 
     def run(self, address: str | None, retry_failed: bool, arm: Callable[[], None]) -> set[str]:
         """Runs all that is missing and allowed; returns the ids of the cells that `limits.cells` leaves to a later run."""
@@ -137,12 +139,16 @@ class _Run:
         return ordered if limit is None else ordered[: max(0, limit - finished)]
 
     def _is_asked(self) -> bool:
-        """Whether the run is to stop after the cells that are under way."""
-        return runs.is_asked(self.stop_file)
+        """Whether the run is to stop after the cells that are under way, as of the last second: at an address, to look is a
+        request, and Tune asks ten times a second."""
+        if not self._asked and time.monotonic() - self._looked_at > LOOK_EVERY_S:
+            self._asked = runs.is_asked(self.stop_file)
+            self._looked_at = time.monotonic()
+        return self._asked
 
     def _end_if_asked(self) -> None:
         """Ends the run where it was asked to stop after its cells, and none is under way."""
-        if self._is_asked():
+        if self._asked or runs.is_asked(self.stop_file):
             raise KeyboardInterrupt
 
     def _expect(self, pending: list[Cell], shared: list[Recipe]) -> None:
