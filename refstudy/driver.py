@@ -124,7 +124,7 @@ class _Run:
                 self.guard.watch_cluster(session.Head().loss, lambda why: _say_what_stopped(self.at, self.cells, why, STOPPED))
             self.guard.may_end = True
             self.display.say(
-                f"{self.sweep.name}: {len(pending)} of {len(self.cells)} cells to run, {len(shared)} artefacts to make first"
+                f"{self.sweep.name}: {len(pending)} of {len(self.cells)} cells to run, {len(shared)} artefacts to make"
             )
             for each in room.warnings(self.sweep, pending, shared, self.at.store, *session.machines(address)):
                 self.display.say(f"warning: {each}")

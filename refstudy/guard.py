@@ -53,7 +53,7 @@ class Guard:
         self.why: str | None = None
         """Which limit or request ended the run, in words."""
         self.ends_idle = False
-        """Whether the run may be interrupted, once it was asked to stop after its cells, because no cell is under way."""
+        """Whether the run may be interrupted, once it was asked to stop after its cells, because nothing is under way."""
         self.may_end = False
         """Whether the main thread listens by now; a signal before that could end it without a word."""
         self._loss: Callable[[], str | None] = lambda: None
