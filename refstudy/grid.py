@@ -51,6 +51,8 @@ class Cell:
     verdicts: recipes.Verdicts
     dpo: recipes.Dpo
     divergence: recipes.Divergence
+    own: recipes.Model
+    """Self, the policy's start as a reference: what other references are measured against."""
     token_shifts: recipes.TokenShifts | None
     """Measured when the policy is trained, and no goal; None: not asked for."""
     evaluations: tuple[Evaluation, ...] = ()
@@ -193,6 +195,7 @@ class _Column:
         self.spec, self.start, self.seed, self.place = variant, start, seed, place
         data = variant.data
         self.system = system
+        self.own = scorers.own(variant.references.values(), start)
         self.columns: dict[str, scorers.Column] = {}
         self.token_pairs = self._token_pairs(entries.pairs(data, start, seed, place))
         validation = entries.validation(data, start, place)
@@ -245,7 +248,7 @@ class _Column:
         entry = self.spec.references[reference]
         column = self.columns.get(reference)
         if column is None:
-            around = scorers.Surroundings(self.spec, self.place, self.start, self.token_pairs, self.seed, self.train)
+            around = scorers.Surroundings(self.spec, self.place, self.start, self.own, self.token_pairs, self.seed, self.train)
             column = self.columns[reference] = scorers.column(reference, around)
         validation = recipes.Table(scorer=column.scorer, texts=self.validation) if self.validation else None
         table = recipes.Table(scorer=column.scorer, texts=column.pairs)
@@ -269,6 +272,7 @@ class _Column:
             verdicts=recipes.Verdicts(candidate=answers, baseline=self.baseline, judge=self.judge),
             dpo=dpo,
             divergence=recipes.Divergence(completions=answers, reference=self.start),
+            own=self.own,
             token_shifts=self._token_shifts(dpo),
             keep=self.spec.keep,
             resources=self.spec.resources.trial,

@@ -69,7 +69,7 @@ def write(at: Results, cells: list[Cell]) -> None:
 
 
 def fit(table: recipes.Table, own: recipes.Model, betas: Sequence[float], store: Store) -> Fit:
-    """What the tables say of the reference of `table` against the policy's start `own`.
+    """What the tables say of the reference of `table` against self, `own`.
 
     StoreError where one of the two tables is not in the store, TableError where they cannot be compared.
     """
@@ -82,7 +82,7 @@ def tracked(cell: Cell, store: Store) -> dict[str, float]:
     Without shares by token, so that no tokenizer is loaded: a tracker asks on a thread of its own, beside the training.
     """
     try:
-        found = _fit(cell.dpo.table, cell.dpo.start, [], _Shared(store), by_token=False)
+        found = _fit(cell.dpo.table, cell.own, [], _Shared(store), by_token=False)
     except RefstudyError:
         return {}
     saturation = {"saturation": cell.beta * found.measured.difference_spread_nats}
@@ -120,11 +120,11 @@ class _Shared:
 
 
 def _references(cells: Iterable[Cell]) -> list[tuple[dict[str, Any], recipes.Table, recipes.Model, list[float]]]:
-    """(labels, table, the policy's start, betas of the grid) of each reference of each policy, seed and setting."""
+    """(labels, table, self, betas of the grid) of each reference of each policy, seed and setting."""
     found: dict[str, tuple[dict[str, Any], recipes.Table, recipes.Model, list[float]]] = {}
     for cell in cells:
         labels = {"reference": cell.reference, "policy": cell.policy, "seed": cell.seed, "settings": cell.settings}
-        betas = found.setdefault(_key(labels), (labels, cell.dpo.table, cell.dpo.start, []))[3]
+        betas = found.setdefault(_key(labels), (labels, cell.dpo.table, cell.own, []))[3]
         betas.append(cell.beta)
     return list(found.values())
 

@@ -3,6 +3,7 @@
 Invariant: a reference may name other references of the file, never itself, directly or by way of others.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,9 @@ class Surroundings:
     spec: Spec
     place: Place
     start: recipes.Model
-    """The policy before DPO: self."""
+    """The policy before DPO, whole."""
+    own: recipes.Model
+    """The same as a reference: self, in what it scores with."""
     pairs: recipes.TokenPairs
     seed: int
     train: recipes.Training
@@ -38,8 +41,18 @@ def column(name: str, around: Surroundings) -> Column:
     entry = around.spec.references[name]
     if isinstance(entry, spec.DerivedReference) and entry.keep == "selection_only":
         of = scorer(entry.of, around, (name,))
-        return Column(around.start, recipes.Selection(pairs=around.pairs, of=of, own=around.start))
+        return Column(around.own, recipes.Selection(pairs=around.pairs, of=of, own=around.own))
     return Column(scorer(name, around), around.pairs)
+
+
+def own(references: Iterable[spec.Reference], start: recipes.Model) -> recipes.Model:
+    """Self as other references are compared with it: rounded where all `policy` entries are."""
+    own = [_own(each, start) for each in references if isinstance(each, spec.PolicyReference)]
+    return own[0] if own and start not in own else start
+
+
+def _own(entry: spec.PolicyReference, start: recipes.Model) -> recipes.Model:
+    return start if entry.precision == "fp32" else recipes.Rounded(model=start, precision=entry.precision, quantise=None)
 
 
 def answering(entry: spec.Reference, scorer: recipes.Scorer) -> recipes.Model | recipes.ChatServer | None:
@@ -57,7 +70,7 @@ def scorer(name: str, around: Surroundings, trail: tuple[str, ...] = ()) -> reci
     trail = (*trail, name)
     match entry:
         case spec.PolicyReference():
-            return around.start
+            return _own(entry, around.start)
         case spec.ConstantReference():
             return recipes.Constant()
         case spec.PriorReference():
@@ -145,6 +158,6 @@ def _derived(entry: spec.DerivedReference, around: Surroundings, trail: tuple[st
     if entry.factor != 1.0 and entry.keep != "scaled":
         raise SpecError(f"{key}.factor: only `keep: scaled` has a factor; remove it")
     of = scorer(entry.of, around, trail)
-    if of == around.start:
+    if (of.model if isinstance(of, recipes.Rounded) else of) == around.start:
         raise SpecError(f"{key}.of: {entry.of!r} is the policy's own start, which adds nothing to itself; name another reference")
-    return recipes.Derived(of=of, own=around.start, keep=entry.keep, factor=float(entry.factor), seed=entry.seed)
+    return recipes.Derived(of=of, own=around.own, keep=entry.keep, factor=float(entry.factor), seed=entry.seed)

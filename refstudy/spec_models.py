@@ -127,6 +127,8 @@ class PolicyReference(Entry):
     """The policy's own start: self."""
 
     kind: Literal["policy"]
+    precision: ScoringPrecision = "fp32"
+    """What it is loaded in and scores with as a reference: see `model` entries."""
 
 
 class ConstantReference(Entry):

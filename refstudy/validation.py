@@ -380,7 +380,7 @@ def _make_each(missing: list[Recipe], store: Store, folder: Path, save_every_s: 
 def _measured_tables(subject: _Subject) -> list[recipes.Table]:
     """The reference's table of the first seed, which is measured, and the policy's own."""
     table = subject.cell.dpo.table
-    return [table, recipes.Table(scorer=subject.cell.dpo.start, texts=table.texts)]
+    return [table, recipes.Table(scorer=subject.cell.own, texts=table.texts)]
 
 
 def _measured(subject: _Subject, row: Row, store: Store) -> Row:
@@ -391,7 +391,7 @@ def _measured(subject: _Subject, row: Row, store: Store) -> Row:
         return replace(row, words=f"self, trained on {chosen:,} of {among:,} pairs: those with D > 0")
     betas = sorted({cell.beta for cell in subject.cells}, reverse=True)
     try:
-        fit = reference_compatibility.fit(table, subject.cell.dpo.start, betas, store)
+        fit = reference_compatibility.fit(table, subject.cell.own, betas, store)
     except TableError as error:
         return replace(row, remarks=[*row.remarks, f"cannot be measured: {error}"])
     return replace(row, measures=fit.values, words=compatibility.words(fit.measured))

@@ -46,6 +46,12 @@ def test_rounded_reference_and_the_model_that_it_rounds_take_what_its_entry_asks
     assert demand.of(cells[0].dpo.table, found) is None
 
 
+def test_self_in_bf16_is_scored_where_the_policys_entry_says(tmp_path):
+    sweep, cells = miniature(tmp_path, "references.self={kind: policy, precision: bf16}", "policies.small.resources={gpus: 1}")
+    assert isinstance(cells[0].dpo.table.scorer, recipes.Rounded)
+    assert demand.of(cells[0].dpo.table, demand.by_model(sweep, cells)) == spec.Resources(gpus=1)
+
+
 def test_prior_takes_its_own_resources_before_those_of_its_model(tmp_path):
     entries = ("references.blank={kind: prior, of: larger-near, resources: {gpus: 2}}", "axes.reference=[blank, larger-near]")
     sweep, cells = miniature(tmp_path, *entries, "references.larger-near.resources={gpus: 1}")

@@ -49,6 +49,21 @@ def test_write_gives_a_row_for_each_reference_with_its_grid_of_betas(made: Any, 
     assert found["self"]["words"].startswith("says what the policy itself says")
 
 
+def test_write_measures_against_self_in_the_precision_that_it_scores_with(made: Any, tmp_path: Path) -> None:
+    """The numbers of fp32 but for bf16's rounding, from no table in fp32."""
+    sweep = grid.read(sweeps.write(tmp_path), ["references.self={kind: policy, precision: bf16}"])
+    cells = grid.cells(sweep)
+    at = results.place(sweep, tmp_path / "results" / "tiny", None)
+    make.make_all(plan.missing([cell.dpo.table for cell in cells], at.store), at.store)
+    reference_compatibility.write(at, cells)
+    found = {row["reference"]: row for row in json.loads(at.compatibility.read_text())["references"]}
+    assert not at.store.has(recipes.Table(scorer=cells[0].dpo.start, texts=cells[0].dpo.table.texts))
+    whole, rounded = (each["cross"]["measures"] for each in (rows(made, tmp_path / "whole"), found))
+    assert found["self"]["not_measured"] is found["cross"]["not_measured"] is None
+    assert rounded["difference_spread_nats"] == pytest.approx(whole["difference_spread_nats"], abs=0.3)
+    assert rounded != whole
+
+
 def test_write_regresses_d_on_the_length_difference_in_the_policys_tokens(made: Any, tmp_path: Path) -> None:
     """Against numpy's own least squares on the two tables, joined by hand."""
     at, cells = made
