@@ -53,7 +53,8 @@ test-long: $(STAMP)
 
 # In a folder of its own: once it stands beside the rest, every trial imports it.
 test-deepspeed: $(STAMP)
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(VENV)/deepspeed deepspeed einops hjson 		msgpack ninja py-cpuinfo
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(VENV)/deepspeed deepspeed einops hjson \
+		msgpack ninja py-cpuinfo
 	PYTHONPATH=$(CURDIR)/$(VENV)/deepspeed $(PYTEST) -m "long or not long" -k deepspeed tests/training/test_sharding.py tests/test_together.py
 
 check: lint test

@@ -75,8 +75,8 @@ def threads(resources: spec.Resources) -> dict[str, str]:
 
 def _entries(sweep: Sweep, cell: Cell) -> Iterator[tuple[str, spec.Resources | None, Recipe | None]]:
     """The entries behind a cell: place in the sweep file, what it asks for, and its model."""
-    for each in (cell.dpo.start, cell.own):
-        yield f"policies.{cell.policy}.resources", cell.policy_resources, each
+    for model in (cell.dpo.start, cell.own):
+        yield f"policies.{cell.policy}.resources", cell.policy_resources, model
     yield f"references.{cell.reference}.resources", cell.reference_resources, cell.dpo.table.scorer
     judge, entry = cell.verdicts.judge, sweep.spec.judge
     start = entry.start if isinstance(entry, spec.RewardJudgeEntry) else None

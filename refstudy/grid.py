@@ -271,7 +271,7 @@ class _Column:
             labels=_labels(self.spec.policies[policy], entry),
             verdicts=recipes.Verdicts(candidate=answers, baseline=self.baseline, judge=self.judge),
             dpo=dpo,
-            divergence=recipes.Divergence(completions=answers, reference=self.start),
+            divergence=recipes.Divergence(completions=answers, reference=self.own),
             own=self.own,
             token_shifts=self._token_shifts(dpo),
             keep=self.spec.keep,

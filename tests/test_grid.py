@@ -166,14 +166,16 @@ def test_reference_in_fp32_keeps_the_recipe_that_it_had_before_there_was_a_choic
 
 def test_self_in_bf16_is_what_others_are_measured_against_and_the_policy_stays_whole() -> None:
     """Also where a reference keeps a part of what another adds to self; with a whole self beside it that one is meant."""
-    entries = ["references.self={kind: policy, precision: bf16}", "references.part={kind: derived, of: larger-same, keep: length_free}",
-               "references.chosen={kind: derived, of: larger-same, keep: selection_only}", "axes.beta=[1]"]  # fmt: skip
+    entries = ["references.self={kind: policy, precision: bf16}", "axes.beta=[1]",
+               "references.part={kind: derived, of: larger-same, keep: length_free}",
+               "references.chosen={kind: derived, of: larger-same, keep: selection_only}"]  # fmt: skip
     cells = {cell.reference: cell for cell in cells_of(*entries, "axes.reference=[self,larger-same,part,chosen]")}
     start = cells["self"].dpo.start
     rounded = recipes.Rounded(model=start, precision="bf16", quantise=None)
     assert cells["self"].dpo.table.scorer == rounded
     assert {cell.dpo.start for cell in cells.values()} == {start}
     assert {cell.own for cell in cells.values()} == {rounded}
+    assert {cell.divergence.reference for cell in cells.values()} == {rounded}
     assert cells["part"].dpo.table.scorer.own == rounded  # type: ignore[union-attr]
     assert cells["chosen"].dpo.table.texts.own == cells["chosen"].dpo.table.scorer == rounded  # type: ignore[union-attr]
     assert cells["larger-same"].id == cells_of("axes.reference=[larger-same]", "axes.beta=[1]")[0].id
