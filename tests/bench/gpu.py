@@ -3,6 +3,9 @@
 Policies of about 0.5B and 1.5B parameters in the shapes of Qwen2.5 and of Llama 3.2, with random weights, on the longest real rows;
 full fine-tuning and LoRA, in bf16. Random weights cost what trained ones cost, except that their answers never end. Writes
 bench_gpu.json with the device's name, speed-ups against separate TRL runs, and MFU of training.
+
+Two things are compared by the step, each in a process of its own: LoRA cells on one frozen base together (`grouped`, where tuning
+is LoRA), and kernels for the attention of a line (`attention`, once a shape).
 """
 
 import argparse
@@ -17,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from refstudy import models, pretraining
 from refstudy.texts import Message
 from tests.bench import __main__ as bench
-from tests.bench import machine, outcome, parts
+from tests.bench import attention, grouped, machine, outcome, parts
 from tests.bench.parts import Part
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -49,6 +52,8 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of a GPU that a trial takes: 0.5 runs two at a time")
     parser.add_argument("--peak-tflops", type=float, default=None, help="of a device in bf16; default: measured")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--together", type=int, default=len(BETAS), help="LoRA cells that train on one base at a time")
+    parser.add_argument("--turns", type=int, default=10, help="steps by which ways to compute one are compared")
     parser.add_argument("--tiny", action="store_true", help="shapes and data so small that a CPU runs them")
     given = parser.parse_args()
     if not given.tiny and not torch.cuda.is_available():
@@ -56,17 +61,45 @@ def main() -> None:
         return
     folder = given.results.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    report: dict[str, Any] = {"machine": machine.about(), "tiny": given.tiny, "share": given.share}
+    report: dict[str, Any] = {"machine": machine.about(), "tiny": given.tiny, "share": given.share, "attention": {}}
     for shape in given.shapes:
         for tuning in given.tuning:
             name = f"{shape}-{tuning}"
             part = prepared(folder / name, shape, tuning, given)
             found = bench.measured(part, folder / name, given.rounds)
             report[name] = found | {"mfu_training": mfu_training(found, tuning, given.peak_tflops)}
+            if tuning == "lora":
+                report[name]["grouped"] = by_the_step("grouped", part, folder / name, given.turns, "--together", given.together)
+            if shape not in report["attention"]:
+                report["attention"][shape] = by_the_step("attention", part, folder / name, given.turns)
             (folder / "bench_gpu.json").write_text(json.dumps(report, indent=1) + "\n")
-            print(outcome.table(report, [name]))
-            print(f"{name}: MFU of training {report[name]['mfu_training']:.3f} on {report['machine']['device']}")
+            print(table(report, name, shape))
     print(folder / "bench_gpu.json")
+
+
+def table(report: dict[str, Any], name: str, shape: str) -> str:
+    """The rows of one shape and way of tuning, those of the shape's attention below."""
+    lines = [outcome.table(report, [name])]
+    lines += [grouped.words(report[name]["grouped"])] if "grouped" in report[name] else []
+    lines += [attention.words(report["attention"][shape])]
+    return "\n".join([*lines, f"{name}: MFU of training {report[name]['mfu_training']:.3f} on {report['machine']['device']}"])
+
+
+def by_the_step(what: str, part: Part, folder: Path, turns: int, *more: object) -> dict[str, Any]:
+    """What `grouped` or `attention` found on the tokens and tables that the sweep left; {"error": ...} in one line if nothing.
+
+    In a process of its own: it leaves the device's memory empty, and its end is not the bench's.
+    """
+    out = folder / f"{what}.json"
+    out.unlink(missing_ok=True)
+    bench.say(part, f"{what}, by the step")
+    command = parts.python(f"tests.bench.{what}", part.sweep, "--store", folder / "refstudy" / "store", "--out", out)
+    try:
+        parts.run([*command, "--turns", str(turns), *map(str, more)], folder / f"{what}.log", **parts.worker_environment())
+    except RuntimeError as error:
+        return {"error": str(error).splitlines()[-1][:200]}
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
 
 
 def mfu_training(found: dict[str, Any], tuning: str, peak_tflops: float | None) -> float:
