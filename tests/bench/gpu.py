@@ -148,7 +148,7 @@ def document(shape: str, tuning: str, given: argparse.Namespace) -> dict[str, An
         "name": f"bench_gpu_{shape.replace('.', '_').replace('-', '_')}_{tuning}",
         "data": {"kind": "file", "path": "longest.jsonl", "eval_prompts": 8 if given.tiny else 64, "pairs": None},
         "policies": {"small": {"kind": "model", "model": "policy", "family": shape}},
-        "references": {"self": {"kind": "policy"}},
+        "references": {"self": {"kind": "policy", "precision": learning["precision"]}},
         "axes": {"beta": BETAS, "reference": ["self"], "seed": [0]},
         "train": {
             "epochs": 1,
