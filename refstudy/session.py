@@ -38,6 +38,8 @@ WORKER_SETTINGS = {
     "MALLOC_TRIM_THRESHOLD_": "2147483648",
     "MALLOC_TOP_PAD_": "134217728",
     "MALLOC_ARENA_MAX": "1",  # each trial has a thread of its own, whose own arena would give nothing back
+    # Arrow's own allocator touches 14 MiB to read a table of one, and more for each further table.
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
     # oneDNN and PyTorch's door to it keep what they have prepared for each shape of a product: by default for 1,024 shapes, half a
     # GiB of a model with 23 million parameters. Texts have other lengths at each step: what is met again is met soon.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
