@@ -94,6 +94,7 @@ def _train_and_answer(cell: Cell, store: Store, clock: "_Clock", emit: Emit) -> 
                 policies.log_of_kept(cell, store)
         with clock("generate"):
             drawn = make.answers(cell.completions, store, policy, emit)
+            shelf.free_device()  # keys and values of the answers, before the start is loaded beside the policy
         with clock("divergence"):
             make.divergence_of(cell.divergence, store, policy, emit, drawn)
         del drawn  # states of its answers are no small thing

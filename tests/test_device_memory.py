@@ -5,6 +5,8 @@ that part has not been run.
 """
 
 import gc
+import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from refstudy import grid, make, plan, results, trial
+from refstudy import grid, make, plan, results, session, spec, trial
 from refstudy.grid import Cell
 from refstudy.measurement import Measurement
 from refstudy.results import Results
@@ -81,3 +83,21 @@ def test_collections_of_a_warm_worker_look_through_nothing_that_was_imported() -
     frozen, looked_through = map(int, told.splitlines()[-1].split())  # a library may say something before
     assert frozen > 10_000
     assert looked_through < 1_000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep what is free")
+def test_worker_gives_back_what_it_no_longer_uses() -> None:
+    """64 MB between blocks that stay are the worker's own for the next step, and the system's once they are given back."""
+    code = """
+import torch
+from refstudy import shelf
+from tests.bench.counting import memory_gb
+blocks = [torch.ones(2**18) for _ in range(128)]
+del blocks[::2]
+kept_gb = memory_gb("RssAnon")
+shelf.free_device()
+print(kept_gb - memory_gb("RssAnon"))
+"""
+    environment = {**os.environ, **session.environment(spec.Resources())}
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment).stdout
+    assert float(told.splitlines()[-1]) == pytest.approx(64 / 1024, rel=0.2)
