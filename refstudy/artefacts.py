@@ -1,9 +1,10 @@
 """Reading what was made: the file names of each kind of artefact, and its content as values.
 
-Invariant: reading needs no torch, apart from the two functions that read tokens, which import it when they are called.
+Invariant: reading needs no torch, apart from the three functions that read tokens, which import it when they are called.
 """
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -61,6 +62,13 @@ def read_token_pairs(recipe: recipes.TokenPairs | recipes.Selection, store: Stor
     from refstudy import token_pairs  # imports transformers, for tokenising
 
     return token_pairs.read(store.path(recipe))
+
+
+def each_token_pair(recipe: recipes.TokenPairs | recipes.Selection, store: Store) -> "Iterator[TokenPair]":
+    """`read_token_pairs` one after another, for who keeps little of each."""
+    from refstudy import token_pairs
+
+    return token_pairs.each(store.path(recipe))
 
 
 def read_pair_table(recipe: recipes.Table, store: Store) -> "PairTable":

@@ -8,8 +8,17 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from refstudy import alarms, along, checkpoints, models, recipes, tables, token_pairs
-from refstudy.artefacts import ALONG, LOG, read_completions, read_log, read_pair_table, read_prompts, read_token_pairs
+from refstudy import alarms, along, checkpoints, models, recipes
+from refstudy.artefacts import (
+    ALONG,
+    LOG,
+    each_token_pair,
+    read_completions,
+    read_log,
+    read_pair_table,
+    read_prompts,
+    read_token_pairs,
+)
 from refstudy.grid import Cell
 from refstudy.identity import fingerprint
 from refstudy.judges import Verdict, judging
@@ -78,14 +87,14 @@ def _train(
     evaluations = recipe.along or watched
     validation, is_first = None, workers.rank() == 0
     if recipe.validation is not None and is_first:
-        validation = dpo.Validation(*_rows(recipe.validation, store))
-    pairs, table = _rows(recipe.table, store)
+        held_out = read_token_pairs(_texts(recipe.validation), store)
+        validation = dpo.Validation(held_out, read_pair_table(recipe.validation, store))
+    rows = dpo.Rows(each_token_pair(_texts(recipe.table), store), read_pair_table(recipe.table, store))
     curve = "no curve" if evaluations is None else fingerprint(recipes.AlongCurve(model=recipe, along=evaluations))
     return dpo.train(
         start.model,
         start.tokenizer,
-        pairs,
-        table,
+        rows,
         beta=recipe.beta,
         seed=recipe.seed,
         training=recipe.train,
@@ -114,9 +123,9 @@ def _examination(recipe: recipes.Along, store: Store) -> along.Examination:
     return along.Examination(prompts, read_completions(recipe.baseline, store), start, recipe.sampling, judge)
 
 
-def _rows(recipe: recipes.Table, store: Store) -> tuple[list[token_pairs.TokenPair], tables.PairTable]:
+def _texts(recipe: recipes.Table) -> recipes.TokenPairs | recipes.Selection:
     assert not isinstance(recipe.texts, recipes.Completions)
-    return read_token_pairs(recipe.texts, store), read_pair_table(recipe, store)
+    return recipe.texts
 
 
 def _log(trained: dpo.Trained) -> dict[str, Any]:

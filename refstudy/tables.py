@@ -5,7 +5,7 @@ the hash of the text that was scored equals the hash of the text that is trained
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,23 +120,24 @@ def summary(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / SUMMARY).read_text()))
 
 
-def join(table: PairTable, pairs: list[TokenPair], name: str = "reference table") -> tuple[np.ndarray, np.ndarray]:
+def join(table: PairTable, pairs: Iterable[TokenPair], name: str = "reference table") -> tuple[np.ndarray, np.ndarray]:
     """(chosen, rejected) log-prob sums (N,) in nats in the order of `pairs`, found by pair id, never by place.
 
     TableError if a pair is missing, or if the table scored another text than the policy trains on.
     """
     place = {pair_id: index for index, pair_id in enumerate(table.pair_ids)}
-    missing = [pair.pair_id for pair in pairs if pair.pair_id not in place]
+    scored = [(pair.pair_id, pair.text_sha256) for pair in pairs]
+    missing = [pair_id for pair_id, _ in scored if pair_id not in place]
     if missing:
         first = ", ".join(repr(pair_id) for pair_id in missing[:3])
-        raise TableError(f"{name} lacks {len(missing):,} of {len(pairs):,} pairs (first: {first}); {AGAIN}")
-    other = [pair.pair_id for pair in pairs if table.bytes_sha256[place[pair.pair_id]] != pair.text_sha256]
+        raise TableError(f"{name} lacks {len(missing):,} of {len(scored):,} pairs (first: {first}); {AGAIN}")
+    other = [pair_id for pair_id, text in scored if table.bytes_sha256[place[pair_id]] != text]
     if other:
         raise TableError(
-            f"{name} scored another text than the policy trains on for {len(other):,} of {len(pairs):,} pairs (first: "
+            f"{name} scored another text than the policy trains on for {len(other):,} of {len(scored):,} pairs (first: "
             f"{other[0]!r}); expected the same conversation, answers and cuts: make the table from this policy's token pairs"
         )
-    order = [place[pair.pair_id] for pair in pairs]
+    order = [place[pair_id] for pair_id, _ in scored]
     return table.chosen_logp_sum[order], table.rejected_logp_sum[order]
 
 
@@ -195,7 +196,9 @@ class _Columns:
         if name not in self.table.column_names:
             return None
         column = self._column(name, lambda kind: pa.types.is_list(kind) and pa.types.is_floating(kind.value_type))
-        return [np.asarray(row, dtype=np.float32) for row in column.to_pylist()]
+        rows = column.combine_chunks()
+        ends = np.cumsum(rows.value_lengths().to_numpy(zero_copy_only=False))
+        return np.split(rows.flatten().to_numpy(zero_copy_only=False).astype(np.float32), ends[:-1])
 
     def _column(self, name: str, is_wanted: Callable[[pa.DataType], bool]) -> pa.ChunkedArray:
         if name not in self.table.column_names:

@@ -21,10 +21,10 @@ def table(pairs):
         pair_ids=[pair.pair_id for pair in pairs],
         chosen_logp_sum=-np.arange(5, dtype=float),
         rejected_logp_sum=-np.arange(5, 10, dtype=float),
-        chosen_tokens=np.full(5, 2),
+        chosen_tokens=np.array([2, 3, 2, 2, 1]),
         rejected_tokens=np.ones(5, dtype=int),
         bytes_sha256=[pair.text_sha256 for pair in pairs],
-        chosen_logps=[np.array([-0.5, -1.0], dtype=np.float32)] * 5,
+        chosen_logps=[np.array([-0.5, -1.0, 0.0][:tokens], dtype=np.float32) for tokens in (2, 3, 2, 2, 1)],
         rejected_logps=[np.array([-2.0], dtype=np.float32)] * 5,
     )
 
@@ -44,7 +44,7 @@ def test_written_table_is_read_back_equal(table, tmp_path):
     again = tables.read_pairs(tmp_path)
     assert again.pair_ids == table.pair_ids
     assert again.chosen_logp_sum.tolist() == table.chosen_logp_sum.tolist()
-    assert [row.tolist() for row in again.chosen_logps] == [[-0.5, -1.0]] * 5
+    assert [row.tolist() for row in again.chosen_logps] == [[-0.5, -1.0], [-0.5, -1.0, 0.0], [-0.5, -1.0], [-0.5, -1.0], [-0.5]]
     assert '"tokenizer_shared": true' in (tmp_path / tables.SUMMARY).read_text()
 
 

@@ -79,10 +79,12 @@ def test_repeated_pair_id_is_refused(words):
         token_pairs.tokenise([pair(), pair()], words, max_length=64)
 
 
-def test_written_rows_are_read_back_equal_and_counted(words, tmp_path):
+def test_written_rows_are_read_back_equal_and_counted(words, tmp_path, monkeypatch):
     rows = token_pairs.tokenise([pair(), pair(chosen=UNICODE, pair_id="pair1")], words, max_length=40, system="be brief")
     token_pairs.write(tmp_path, rows, ["pair9: too long"])
     assert token_pairs.read(tmp_path) == rows
+    monkeypatch.setattr(token_pairs, "FEW", 1)
+    assert list(token_pairs.each(tmp_path)) == rows
     assert '"truncated_chosen": 1' in (tmp_path / token_pairs.SUMMARY).read_text()
 
 

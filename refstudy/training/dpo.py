@@ -8,10 +8,12 @@ gradients equal to those of an unmodified trainer with a live reference.
 
 import tempfile
 import time
+from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -91,8 +93,7 @@ class Trained:
 def train(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    pairs: list[TokenPair],
-    table: PairTable,
+    rows: "Rows",
     *,
     beta: float,
     seed: int,
@@ -105,18 +106,17 @@ def train(
     saving: Saving | None = None,
     shared_out: Sharding = "none",
 ) -> Trained:
-    """The policy trained from `model` (changed in place) on `pairs` against the reference of `table`.
+    """The policy trained from `model` (changed in place) on the pairs of `rows`, against the reference whose log-probs they hold.
 
-    Evaluations `along` training do not change it; a Stop that answers one of their measurements ends it. TableError if the table
-    lacks a pair or scored another text, TrainingError if the loss is not finite. Nothing is written but the states of `saving`,
-    from which the same call goes on: `models.save` writes the policy. Of several workers the first one's is the trained policy;
-    `shared_out` says how its weights lie on them meanwhile.
+    Evaluations `along` training do not change it; a Stop that answers one of their measurements ends it. TrainingError if the loss
+    is not finite. Nothing is written but the states of `saving`, from which the same call goes on: `models.save` writes the policy.
+    Of several workers the first one's is the trained policy; `shared_out` says how its weights lie on them meanwhile.
     """
     begun = time.perf_counter()
     progress = Progress("train", emit, settings.words(training, beta=beta))
     with tempfile.TemporaryDirectory() as scratch:
         config = DPOConfig(
-            **settings.arguments(training, seed, scratch, log_every, len(pairs), workers.count()),
+            **settings.arguments(training, seed, scratch, log_every, len(rows), workers.count()),
             beta=beta,
             max_length=None,  # the pairs are cut already, and the table scored what was kept
             precompute_ref_log_probs=True,
@@ -125,7 +125,7 @@ def train(
         trainer = TableDPOTrainer(
             model=model,
             args=config,
-            train_dataset=rows(pairs, table),
+            train_dataset=rows,
             processing_class=tokenizer,
             data_collator=batches.Collator(tokenizer.pad_token_id),
             peft_config=settings.lora(training.lora),
@@ -147,7 +147,7 @@ def train(
         }
         ready = time.perf_counter()
         in_step = [workers.InStep(trainer, trainer.gather)] if workers.count() > 1 else []
-        with settings.answers_alone(), head.whole(), trainer.on_lines(pairs, training):
+        with settings.answers_alone(), head.whole(), trainer.on_lines(rows, training):
             ran = saves.run(trainer, saving, emit, "train", parts, callbacks=in_step)
     trained = trainer.trained_model()
     check_finite(trained, ran.steps, progress.settings)
@@ -185,19 +185,33 @@ def _lookings(
         raise TrainingError("best_judged needs evaluations along training; add an `along` block to the sweep")
 
 
-def rows(pairs: list[TokenPair], table: PairTable) -> list[dict[str, Any]]:
-    """The trainer's rows: token ids of each pair with the reference's log-probs of that pair."""
-    chosen, rejected = (each.tolist() for each in join(table, pairs))
-    return [
-        {
-            "prompt_ids": pair.prompt_ids,
-            "chosen_ids": pair.chosen_ids,
-            "rejected_ids": pair.rejected_ids,
-            "ref_chosen_logps": chosen[row],
-            "ref_rejected_logps": rejected[row],
-        }
-        for row, pair in enumerate(pairs)
-    ]
+NAMES = ("prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps")
+
+
+class Rows(Sequence[dict[str, Any]]):
+    """Pairs as the trainer reads them, each with the reference's log-probs: numbers in three arrays, and nothing else of the pairs,
+    whose lists and texts take fifteen times as much. TableError if the table lacks a pair or scored another text."""
+
+    def __init__(self, pairs: Iterable[TokenPair], table: PairTable) -> None:
+        ids, ends = array("i"), [0]
+
+        def noted() -> Iterator[TokenPair]:
+            for pair in pairs:
+                for part in (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids):
+                    ids.extend(part)
+                    ends.append(len(ids))
+                yield pair
+
+        self._logps = np.stack(join(table, noted()), axis=1)
+        self._ids, self._ends = np.array(ids), np.array(ends)
+
+    def __len__(self) -> int:
+        return len(self._logps)
+
+    def __getitem__(self, row: Any) -> Any:
+        reference = self._logps[row].tolist()
+        ids = (self._ids[begin:end].tolist() for begin, end in pairwise(self._ends[3 * row : 3 * row + 4]))
+        return dict(zip(NAMES, (*ids, *reference), strict=True))
 
 
 def metrics(
@@ -254,11 +268,11 @@ class TableDPOTrainer(DPOTrainer):
     loss_is_scaled_for_ga = True
     """The loss of a micro batch is weighted by its share of the step's pairs, so that a ragged last step counts each pair once."""
 
-    def __init__(self, *, train_dataset: list[dict[str, Any]], **kwargs: Any) -> None:
+    def __init__(self, *, train_dataset: Rows, **kwargs: Any) -> None:
         # TRL names its cache of reference log-probs by a hash of all weights: 6.5 s for each 1e9 parameters, and no cache here.
         with settings.replaced(trl.trainer.dpo_trainer, "hash_module", lambda module: "the table"):
-            super().__init__(train_dataset=Dataset.from_list(train_dataset[:1]), **kwargs)
-        self.train_dataset = cast(Any, train_dataset)  # lists, not columns of Arrow that each step would read
+            super().__init__(train_dataset=Dataset.from_list([train_dataset[0]]), **kwargs)
+        self.train_dataset = cast(Any, train_dataset)  # numbers, not columns of Arrow that each step would read
         if self.ref_model is not None or not self.precompute_ref_logps:
             raise AssertionError("a live reference stands beside the table; TRL's hooks have changed: pin the tested version")
         self.visits = Visits(len(train_dataset))
@@ -328,10 +342,10 @@ class TableDPOTrainer(DPOTrainer):
         visited = self.visits.last()
         return metrics(visited[0], visited[1], visited[2], visited[3], self.beta) if visited.size else {}
 
-    def on_lines(self, pairs: list[TokenPair], training: Training) -> AbstractContextManager[None]:
+    def on_lines(self, rows: Rows, training: Training) -> AbstractContextManager[None]:
         """While the context lasts the policy computes each pair's prompt once, if that fits the pairs and the policy."""
         with self._patches_off() as policy:
-            self._padded = not workers.from_first(lines.fit(policy.train(), pairs, training))
+            self._padded = not workers.from_first(lines.fit(policy.train(), rows, training))
         return nullcontext() if self._padded else lines.laid(policy)
 
     @contextmanager

@@ -4,7 +4,7 @@ Invariant: TRL sees what it would see anyway. Its rows go in and hidden states o
 between is known here alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
@@ -17,15 +17,14 @@ from refstudy import line_attention, shared_prompt
 from refstudy.chat import Turn
 from refstudy.line import lay
 from refstudy.recipes import Training
-from refstudy.token_pairs import TokenPair
 
 
-def fit(model: PreTrainedModel, pairs: Sequence[TokenPair], training: Training) -> bool:
+def fit(model: PreTrainedModel, pairs: Iterable[Mapping[str, Any]], training: Training) -> bool:
     """Whether these pairs are trained on lines: where it changes nothing but rounding.
 
     Dropout of a LoRA draws for each token; a prompt that is computed once would be given one draw instead of two.
     """
-    turns = [Turn(pair.prompt_ids, ids) for pair in pairs for ids in (pair.chosen_ids, pair.rejected_ids)]
+    turns = [Turn(pair["prompt_ids"], pair[f"{side}_ids"]) for pair in pairs for side in ("chosen", "rejected")]
     together = [(row, row + 1) for row in range(0, len(turns), 2)]
     if training.lora and training.lora.dropout:
         return False

@@ -55,8 +55,7 @@ def train(case: Case, saving: Saving | None = None, emit: Callable[[Measurement]
     return dpo.train(
         policy,
         words,
-        pairs,
-        scoring.score_pairs(reference, words, pairs).table,
+        dpo.Rows(pairs, scoring.score_pairs(reference, words, pairs).table),
         beta=0.5,
         seed=0,
         training=tiny.training(**{"epochs": EPOCHS, "schedule": "cosine", "warmup_share": 0.2, "weight_decay": 0.1} | case.changes),

@@ -50,7 +50,15 @@ def run(policy, words, pairs, table, emit=silent, beta=0.5, validation=None, log
     start = copy.deepcopy(policy)
     training = tiny.training(**changes)
     return dpo.train(
-        start, words, pairs, table, beta=beta, seed=0, training=training, emit=emit, validation=validation, log_every=log_every
+        start,
+        words,
+        dpo.Rows(pairs, table),
+        beta=beta,
+        seed=0,
+        training=training,
+        emit=emit,
+        validation=validation,
+        log_every=log_every,
     )
 
 
@@ -69,7 +77,7 @@ def table_trainer(policy, words, pairs, table, beta, folder, **changes):
     arguments = settings.arguments(tiny.training(**changes), 0, str(folder), 1, len(pairs))
     config = DPOConfig(**arguments, beta=beta, max_length=None, precompute_ref_log_probs=True)
     return dpo.TableDPOTrainer(
-        model=copy.deepcopy(policy), args=config, train_dataset=dpo.rows(pairs, table), processing_class=words
+        model=copy.deepcopy(policy), args=config, train_dataset=dpo.Rows(pairs, table), processing_class=words
     )
 
 
@@ -106,6 +114,21 @@ def test_whole_run_ends_where_a_live_reference_ends(policy, reference, words, pa
     ours, theirs = (dict(model.named_parameters()) for model in (trained.model, live.model))
     assert largest_difference(ours, theirs) < 1e-4
     assert largest_difference(ours, dict(policy.named_parameters())) > 1e-3
+
+
+def test_rows_hold_the_tokens_of_pairs_and_the_log_probs_of_the_table(pairs, table):
+    found = dpo.Rows(iter(pairs), table)
+    assert len(found) == PAIRS
+    assert list(found) == [
+        {
+            "prompt_ids": pair.prompt_ids,
+            "chosen_ids": pair.chosen_ids,
+            "rejected_ids": pair.rejected_ids,
+            "ref_chosen_logps": table.chosen_logp_sum[row],
+            "ref_rejected_logps": table.rejected_logp_sum[row],
+        }
+        for row, pair in enumerate(pairs)
+    ]
 
 
 def test_shuffled_table_gives_the_same_run(policy, words, pairs, table):

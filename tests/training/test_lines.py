@@ -72,7 +72,9 @@ def met(monkeypatch):
 
 def run(policy, words, pairs, table, **changes):
     training = tiny.training(**changes)
-    return dpo.train(copy.deepcopy(policy), words, pairs, table, beta=0.5, seed=0, training=training, emit=silent, log_every=1)
+    return dpo.train(
+        copy.deepcopy(policy), words, dpo.Rows(pairs, table), beta=0.5, seed=0, training=training, emit=silent, log_every=1
+    )
 
 
 def run_plain(monkeypatch, *arguments, **changes):
@@ -86,7 +88,7 @@ def test_loss_and_gradients_equal_those_of_an_unmodified_trainer(policy, referen
     live = live_trainer(policy, reference, words, pairs, beta, tmp_path)
     ours = table_trainer(policy, words, pairs, table, beta, tmp_path)
     live_loss, live_gradients = gradients(live)
-    with settings.answers_alone(), head.whole(), ours.on_lines(pairs, tiny.training()):
+    with settings.answers_alone(), head.whole(), ours.on_lines(dpo.Rows(pairs, table), tiny.training()):
         assert "forward" in vars(ours.model.base_model)
         our_loss, our_gradients = gradients(ours, num_items_in_batch=8)
     assert "forward" not in vars(ours.model.base_model)
@@ -101,7 +103,7 @@ def test_short_run_ends_where_an_unmodified_trainer_ends(policy, reference, word
     live_loss = live.train().training_loss
     start = copy.deepcopy(policy)
     trained = dpo.train(
-        start, words, pairs[:16], table, beta=beta, seed=0, training=tiny.training(epochs=3), emit=silent, log_every=1
+        start, words, dpo.Rows(pairs[:16], table), beta=beta, seed=0, training=tiny.training(epochs=3), emit=silent, log_every=1
     )
     assert trained.final["train_loss"] == pytest.approx(live_loss, abs=1e-5)
     ours, theirs = (dict(model.named_parameters()) for model in (trained.model, live.model))
@@ -117,7 +119,7 @@ def test_gradients_and_losses_of_other_architectures_equal_those_on_plain_rows(k
     plain, laid = (table_trainer(policy, words, pairs, table, 0.5, tmp_path) for _ in range(2))
     with settings.answers_alone(), head.whole():
         _, plain_gradients = gradients(plain, num_items_in_batch=8)
-        with laid.on_lines(pairs, tiny.training()):
+        with laid.on_lines(dpo.Rows(pairs, table), tiny.training()):
             _, our_gradients = gradients(laid, num_items_in_batch=8)
     assert largest_difference(our_gradients, plain_gradients) < 1e-5
     plain_run, our_run = run_plain(monkeypatch, policy, words, pairs, table), run(policy, words, pairs, table)
@@ -164,21 +166,21 @@ def test_training_holds_few_logits_whole(policy, words, pairs, table, monkeypatc
     assert sum(called) == sum(len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs)
 
 
-def test_window_keeps_plain_rows(words, pairs):
-    assert not lines.fit(tiny.other_architecture("mistral", words), pairs, tiny.training())
+def test_window_keeps_plain_rows(words, pairs, table):
+    assert not lines.fit(tiny.other_architecture("mistral", words), dpo.Rows(pairs, table), tiny.training())
 
 
-def test_dropout_of_a_lora_keeps_plain_rows(policy, words, pairs):
+def test_dropout_of_a_lora_keeps_plain_rows(policy, words, pairs, table):
     for rate, on_lines in ((0.0, True), (0.1, False)):
         lora = Lora(rank=4, alpha=8.0, dropout=rate, target="all-linear")
-        assert lines.fit(policy, pairs, tiny.training(lora=lora)) is on_lines
+        assert lines.fit(policy, dpo.Rows(pairs, table), tiny.training(lora=lora)) is on_lines
 
 
-def test_dropout_of_the_attention_keeps_plain_rows(policy, words, pairs):
+def test_dropout_of_the_attention_keeps_plain_rows(policy, words, pairs, table):
     dropping = copy.deepcopy(policy)
     for layer in dropping.model.layers:
         layer.self_attn.attention_dropout = 0.2
-    assert not lines.fit(dropping.train(), pairs, tiny.training())
+    assert not lines.fit(dropping.train(), dpo.Rows(pairs, table), tiny.training())
 
 
 @pytest.mark.parametrize(
@@ -217,8 +219,7 @@ def test_looks_along_training_see_an_ordinary_policy(policy, words, pairs, table
     watched = dpo.train(
         copy.deepcopy(policy),
         words,
-        pairs,
-        table,
+        dpo.Rows(pairs, table),
         beta=0.5,
         seed=0,
         training=training,

@@ -64,7 +64,7 @@ def run(policy, words, pairs, table, emit=silent, **options):
     changes = {name: options.pop(name) for name in list(options) if name not in ("along", "checkpoint", "validation")}
     training = tiny.training(**changes)
     start = copy.deepcopy(policy)
-    return dpo.train(start, words, pairs, table, beta=0.5, seed=0, training=training, emit=emit, log_every=1, **options)
+    return dpo.train(start, words, dpo.Rows(pairs, table), beta=0.5, seed=0, training=training, emit=emit, log_every=1, **options)
 
 
 def weights(trained):
