@@ -19,8 +19,8 @@ from refstudy.texts import Completion, Prompt, in_place
 
 BATCH_TOKENS = 4096
 """Padded tokens of one forward pass at most: both models' logits of all its answers stand in memory at once."""
-VALUES, VALUES_OF_A_GPU = 2**19, 2**26
-"""Logits of each model that are reckoned with at once in float64: 4 MiB, which stay in a processor's cache, and half a GiB."""
+VALUES, VALUES_OF_A_GPU = 2**17, 2**26
+"""Logits of each model that are reckoned with at once in float64: 1 MiB, which stays in a processor's cache, and half a GiB."""
 
 
 @dataclass(frozen=True)

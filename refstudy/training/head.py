@@ -44,9 +44,11 @@ class _Head:
         if hidden.device.type != "cpu" or not is_plain or len(hidden) * len(weight) > MOST_LOGITS:
             return _ChunkedLogProbFunction.apply(hidden, weight, bias, targets, temperature, chunk, softcap, scale, outputs)
         logits = F.linear(hidden, weight, bias).float()
-        logps = logits.log_softmax(-1)
         with torch.no_grad():
-            entropy = -(logps.exp().mul_(logps)).sum(-1) if "entropy" in outputs else None
             mean = logits.mean(-1) if "mean_logits" in outputs else None
             likeliest = logits.argmax(-1) == targets if "is_top1" in outputs else None
+        logps = logits.log_softmax(-1)
+        del logits  # the way back does not need them
+        with torch.no_grad():
+            entropy = -(logps.exp().mul_(logps)).sum(-1) if "entropy" in outputs else None
         return logps.gather(-1, targets[:, None])[:, 0], entropy, None, mean, likeliest
