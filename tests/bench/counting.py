@@ -135,7 +135,7 @@ def counted(folder: Path, what: str, of: str, emit: Emit) -> Iterator[Counts]:
         with counts.within(PROBE):
             return own_difference(*args)
 
-    begun, used, resident = time.time(), os.times(), memory_gb("VmRSS")
+    begun, used, resident, anonymous = time.time(), os.times(), memory_gb("VmRSS"), memory_gb("RssAnon")
     forget_peak()
     trying = mock.patch.object(shared_prompt, "difference", difference)
     with mock.patch.object(models, "load", load), trying, _timed_store(counts):
@@ -155,7 +155,9 @@ def counted(folder: Path, what: str, of: str, emit: Emit) -> Iterator[Counts]:
         "log_s": counts.log_s,
         "store_s": counts.store_s,
         "resident_before_gb": resident,
+        "anonymous_before_gb": anonymous,
         "peak_gb": memory_gb("VmHWM"),
+        "files_after_gb": memory_gb("RssFile"),
     }
     with open(folder / COUNTS, "a") as file:
         file.write(json.dumps(line) + "\n")
@@ -189,7 +191,8 @@ def _timed_store(counts: Counts) -> Iterator[None]:
 
 
 def memory_gb(name: str) -> float:
-    """A field of this process' status in GiB: VmRSS now, VmHWM the most since the peak was forgotten."""
+    """A field of this process' status in GiB: VmRSS now, VmHWM the most since the peak was forgotten; RssFile of VmRSS the pages of
+    files, such as code of libraries, and RssAnon what the process itself wrote."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) / 2**20
