@@ -40,7 +40,7 @@ def laid(model: PreTrainedModel) -> Iterator[None]:
     def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor, **others: Any) -> Any:
         rows = [row[:length] for row, length in zip(input_ids.tolist(), attention_mask.sum(1).tolist(), strict=True)]
         pairs = list(zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True))
-        line = lay(pairs, [_common(*pair) for pair in pairs])
+        line = lay(pairs, [common(*pair) for pair in pairs])
         out = plain(**line.inputs(input_ids.device), **others)
         places = torch.zeros(input_ids.shape, dtype=torch.long)  # a worker's share of a batch may be wider than its longest row
         for row, found in zip(places, [*line.rows[::2], *line.rows[1::2]], strict=True):
@@ -56,6 +56,6 @@ def laid(model: PreTrainedModel) -> Iterator[None]:
         body.__dict__.pop("forward", None)
 
 
-def _common(chosen: list[int], rejected: list[int]) -> int:
+def common(chosen: list[int], rejected: list[int]) -> int:
     """How many tokens two rows begin with in common: the prompt, and the words that both answers begin with."""
     return sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(chosen, rejected, strict=False)))

@@ -20,7 +20,7 @@ from refstudy.line import Line, lay
 from refstudy.models import best_device
 from refstudy.store import Store
 from refstudy.token_pairs import TokenPair
-from refstudy.training.lines import _common
+from refstudy.training.lines import common
 from tests.bench import bare, outcome
 
 Way = Callable[[], tuple[dict[str, Any], Callable[[], float]]]
@@ -51,7 +51,7 @@ def first(cell: Cell, store: Store) -> Step:
 def line(pairs: Sequence[TokenPair]) -> Line:
     """The pairs as training lays them: what both answers begin with in common once."""
     rows = [(pair.prompt_ids + pair.chosen_ids, pair.prompt_ids + pair.rejected_ids) for pair in pairs]
-    return lay(rows, [_common(*both) for both in rows])
+    return lay(rows, [common(*both) for both in rows])
 
 
 def seconds(work: Callable[[], object]) -> float:
