@@ -93,8 +93,10 @@ def run_bare(part: Part, folder: Path) -> dict[str, Any]:
     )
     command += ["--cold"] if part.is_long else []
     parts.run(command, at / "bare.log", **parts.worker_environment())
+    of_loop = parts.python("tests.bench.loop_memory", part.sweep, "--store", store.root, "--out", at / "loop_memory.json")
+    parts.run(of_loop, at / "loop_memory.log", **parts.worker_environment())
     found: dict[str, Any] = json.loads((at / "bare.json").read_text())
-    return found
+    return found | json.loads((at / "loop_memory.json").read_text())
 
 
 def say(part: Part, words: str) -> None:

@@ -82,6 +82,8 @@ def part_figures(
             "trial_above_runtime": max(line["peak_gb"] for line in trials) - min(line["resident_before_gb"] for line in trials),
             "trial_above_runtime_anonymous": anonymous_above_runtime_gb(trials),
             "policy_optimizer_and_batch": bare and bare["policy_and_optimizer_gb"] + bare["one_batch_gb"],
+            "plain_loop": bare and bare["loop_gb"],
+            "plain_loop_anonymous": bare and bare["loop_anonymous_gb"],
             "baseline": max(baseline_peaks),
         },
         "phases_s": phases,
@@ -160,6 +162,8 @@ ROWS = (
     ("above the runtime's own (GiB)", lambda part: part["peak_memory_gb"]["trial_above_runtime"], "{:.3f}"),
     ("  without pages of libraries (GiB)", lambda part: part["peak_memory_gb"]["trial_above_runtime_anonymous"], "{:.3f}"),
     ("policy, optimizer, one batch (GiB)", lambda part: part["peak_memory_gb"]["policy_optimizer_and_batch"], "{:.3f}"),
+    ("  a plain loop's process (GiB)", lambda part: part["peak_memory_gb"]["plain_loop"], "{:.3f}"),
+    ("    without pages of libraries (GiB)", lambda part: part["peak_memory_gb"]["plain_loop_anonymous"], "{:.3f}"),
     ("memory of a baseline (GiB)", lambda part: part["peak_memory_gb"]["baseline"], "{:.3f}"),
 )
 SPEEDS = (
