@@ -53,7 +53,7 @@ class Part:
 
 FULL = (
     Part("miniature", HERE / "miniature.yaml", baseline_cells=8, bare_cells=2, controls=2),
-    Part("real_text", HERE / "real_text.yaml", baseline_cells=6, bare_cells=2, controls=0, is_long=True),
+    Part("real_text", HERE / "real_text.yaml", baseline_cells=6, bare_cells=1, controls=0, is_long=True),
 )
 
 
